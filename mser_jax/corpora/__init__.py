@@ -1,0 +1,1 @@
+"""What exists in the world: one TFDS builder a corpus."""

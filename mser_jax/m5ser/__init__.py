@@ -1,0 +1,1 @@
+"""Making speech: texts, engine, writer."""

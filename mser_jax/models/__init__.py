@@ -1,0 +1,1 @@
+"""Flax NNX modules: no I/O, no mesh construction."""

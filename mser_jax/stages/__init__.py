@@ -1,0 +1,1 @@
+"""What is trained: the only package that knows there are two stages."""

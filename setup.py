@@ -1,0 +1,58 @@
+"""The one list of what mser_jax needs (tool settings live in pyproject.toml)."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+INSTALL = [
+    # jax 0.11 dropped Python 3.11; flax 0.12.9 needs it. grain < 0.2.17 truncates strings silently.
+    "jax>=0.10.2,<0.11",
+    "flax>=0.12.8,<0.12.9",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.3,<0.13",
+    "grain>=0.2.18,<0.3",
+    "array_record>=0.8.1",
+    "tensorflow-datasets>=4.9.10",
+    "transformers>=5,<6",
+    "safetensors",
+    "ml_collections>=1.1",
+    "absl-py",
+    "numpy",
+    "pyarrow",
+    "librosa>=0.11",
+    "soundfile>=0.13",
+    "soxr",
+    "scikit-learn",
+    "matplotlib",
+    "tqdm",
+    # Event files without TensorFlow: clu.metric_writers imports TensorFlow when it is imported.
+    "tensorboard",
+    "etils[epath]",
+    "gcsfs",
+    "espeakng-loader>=0.2.4",
+    "pypinyin",
+]
+
+EXTRAS = {
+    # torch is the oracle of some tests only. On Linux a plain index serves the CUDA build: README
+    # says how to point pip at the CPU build.
+    "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "torch==2.13.0"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+}
+
+setup(
+    name="mser_jax",
+    version="0.1.0",
+    description="Zero-shot speech emotion recognition across languages, in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mser_jax", "mser_jax.*"]),
+    package_data={"mser_jax": ["**/*.toml", "**/*.tsv"]},
+    install_requires=INSTALL,
+    extras_require=EXTRAS,
+)

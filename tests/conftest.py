@@ -1,0 +1,39 @@
+"""Fixtures: eight fake CPU devices, a mesh over them, and the real recordings where they are to be had."""
+
+import os
+import pathlib
+
+# Before jax is imported anywhere: the number of CPU devices cannot change afterwards.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Small compiles are the cost of this suite: keep what a test before (or the last run) compiled.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+
+import jax
+import pytest
+from absl import flags
+
+from mser_jax.parallel import mesh as mesh_lib
+
+# Grain reads absl flags when its datasets are built.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of real recordings ($MSER_SHARED), else skip."""
+    root = os.environ.get("MSER_SHARED")
+    if not root:
+        pytest.skip("MSER_SHARED is not set: no real recordings here")
+    path = pathlib.Path(root).resolve()
+    assert (path / "speech" / "manifest.jsonl").exists(), f"MSER_SHARED={root}: no speech/manifest.jsonl below it"
+    return path
+
+
+@pytest.fixture
+def mesh8():
+    """An explicit 2 × 4 × 1 mesh in context."""
+    mesh = mesh_lib.make_mesh(data=2, fsdp=4)
+    with jax.set_mesh(mesh):
+        yield mesh
