@@ -1,0 +1,49 @@
+"""Sections that every config shares. A value's type is its contract: overrides of another type are refused."""
+
+from ml_collections import ConfigDict
+
+
+def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
+    """'name' or 'key=value,key=value' → {key: value} over `defaults`; a bare name sets `variant`.
+
+    Raises:
+        ValueError: an unknown key.
+    """
+    out = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        key, _, value = item.rpartition("=")
+        key = key or "variant"
+        if key not in defaults:
+            raise ValueError(f"unknown key {key!r} in {arg!r}; there are {', '.join(defaults)}")
+        out[key] = value
+    return out
+
+
+def base() -> ConfigDict:
+    """Mesh, precision, optimiser, checkpoints, telemetry, data locations."""
+    config = ConfigDict()
+    config.task = "train"
+    config.seed = 0
+    # One size may be -1: the devices that the others leave.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "mode": "explicit", "replicated_limit": 0.02})
+    # auto: bfloat16 where an accelerator is, float32 on CPU. Parameters, norms, softmax and losses are float32.
+    config.precision = ConfigDict({"compute": "auto"})
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup": "50 steps",
+            "b1": 0.9,
+            "b2": 0.98,
+            "eps": 1e-8,
+            "weight_decay": 0.05,
+            "clip_norm": 1.0,
+            # (path regex, learning-rate multiplier): the first match wins, every parameter must match, 0 freezes.
+            "groups": ((".*", 1.0),),
+        }
+    )
+    # Budgets anywhere: '300 steps', '1e6 examples', '20 epochs', '100 hours' (of audio); '' is never.
+    config.train = ConfigDict({"budget": "", "batch_size": 48, "max_skipped": 10})
+    config.checkpointing = ConfigDict({"every": "200 steps", "keep_latest": 2, "keep_every": ""})
+    config.telemetry = ConfigDict({"log_every": 20})
+    return config

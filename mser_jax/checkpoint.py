@@ -1,0 +1,189 @@
+"""Checkpoints: the only file that imports Orbax.
+
+A checkpoint of a step holds two items, `params` (flat {path: array}, all that evaluation reads) and `training` (step,
+moments, rng), and JSON metadata: the config, package versions and what the stage wants remembered. A directory without
+Orbax's `commit_success.txt` is an interrupted save and is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.metadata
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from mser_jax.parallel import sharding
+from mser_jax.state import TrainState
+
+PACKAGES = ("mser_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read; the message says which and why."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """A checkpoint holds other leaves than the model; the message lists all of them."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a checkpoint means."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def difference(expected: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """One line for every leaf that is missing, left over, or has another shape or dtype; [] when all fit.
+
+    Both map a path to something with `shape` and `dtype`. A missing leaf names the nearest left-over one.
+    """
+    left_over = sorted(saved.keys() - expected.keys())
+    lines = []
+    for path in sorted(expected.keys() - saved.keys()):
+        near = difflib.get_close_matches(path, left_over, n=1)
+        lines.append(
+            f"missing in the checkpoint: {path} {tuple(expected[path].shape)}"
+            + (f" (nearest left over: {near[0]})" if near else "")
+        )
+    lines += [f"left over in the checkpoint: {path} {tuple(saved[path].shape)}" for path in left_over]
+    for path in sorted(expected.keys() & saved.keys()):
+        want, got = expected[path], saved[path]
+        if tuple(want.shape) != tuple(got.shape) or want.dtype != got.dtype:
+            lines.append(
+                f"{path}: model has {tuple(want.shape)} {want.dtype}, checkpoint has {tuple(got.shape)} {got.dtype}"
+            )
+    return lines
+
+
+def _flat(tree: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {sharding.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    # The key is stored as plain uint32: typed keys differ between jax versions, their data does not.
+    rng = state.rng
+    if isinstance(rng, jax.ShapeDtypeStruct):
+        rng = jax.ShapeDtypeStruct((2,), "uint32", sharding=rng.sharding)
+    else:
+        rng = jax.random.key_data(rng)
+    return {
+        "params": state.params,
+        "training": {"step": state.step, "optimizer": state.optimizer, "rng": rng},
+    }
+
+
+class Checkpoints:
+    """The checkpoints of one run, below `directory` (local or gs://), one folder a step."""
+
+    def __init__(self, directory: epath.PathLike, *, keep_latest: int = 2, keep_every: int = 0) -> None:
+        """Keeps the `keep_latest` newest checkpoints, and every `keep_every`-th step for good (0 = none)."""
+        policies = ocp.training.preservation_policies
+        keep = [policies.LatestN(keep_latest)]
+        if keep_every:
+            keep.append(policies.EveryNSteps(keep_every))
+        self.directory = epath.Path(directory)
+        self._orbax = ocp.training.Checkpointer(
+            self.directory, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        newest = self._orbax.latest
+        return None if newest is None else newest.step
+
+    def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
+        """Copies `state` to the host and writes it in the background; waits first for a save still under way.
+
+        `metadata` must be JSON-able. A step that is already saved is left alone.
+        """
+        step = int(state.step)
+        if step == self.latest:
+            return
+        # Orbax skips a save while another one runs; nobody wants a skipped one.
+        self.wait()
+        metadata = {**metadata, "versions": versions()}
+        self._orbax.save_checkpointables_async(step, _items(state), force=True, custom_metadata=metadata)
+
+    def wait(self) -> None:
+        """Returns when no save is under way.
+
+        Raises:
+            CheckpointError: the save failed (full disk, lost permission, …). Checkpoints before it are intact.
+        """
+        try:
+            self._orbax.wait()
+        except Exception as error:
+            raise CheckpointError(f"Saving below {self.directory} failed: {error}. Earlier checkpoints are intact.") from error
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
+        """The state at `step` (default: newest) in the shapes, dtypes and shardings of `abstract`, whatever mesh saved it.
+
+        Raises:
+            CheckpointMismatch: lists every leaf that does not fit.
+            CheckpointError: nothing there, or it cannot be read.
+        """
+        step = self._resolve(step)
+        items = self._load(step, _items(abstract))
+        training, params = items["training"], items["params"]
+        return dataclasses.replace(
+            abstract,
+            step=training["step"],
+            trainable={path: params[path] for path in abstract.trainable},
+            frozen={path: params[path] for path in abstract.frozen},
+            optimizer=training["optimizer"],
+            rng=jax.random.wrap_key_data(training["rng"]),
+        )
+
+    def restore_params(
+        self, abstract: dict[str, jax.ShapeDtypeStruct], step: int | None = None
+    ) -> dict[str, jax.Array]:
+        """Only the parameters, likewise."""
+        return self._load(self._resolve(step), {"params": abstract})["params"]
+
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """What `save` was given, and `versions`."""
+        return self._read(self._resolve(step)).custom_metadata
+
+    def close(self) -> None:
+        """Waits for the last save, then lets go."""
+        self.wait()
+        self._orbax.close()
+
+    def _resolve(self, step: int | None) -> int:
+        there = [checkpoint.step for checkpoint in self._orbax.checkpoints]
+        if not there:
+            raise CheckpointError(f"No complete checkpoint below {self.directory}.")
+        if step is not None and step not in there:
+            raise CheckpointError(f"No checkpoint of step {step} below {self.directory}; there are {sorted(there)}.")
+        return max(there) if step is None else step
+
+    def _read(self, step: int) -> Any:  # noqa: ANN401
+        try:
+            return self._orbax.checkpointables_metadata(step)
+        except Exception as error:
+            raise CheckpointError(self._broken(step, error)) from error
+
+    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        saved = self._read(step).metadata
+        lines = [line for name in abstract for line in difference(_flat(abstract[name]), _flat(saved.get(name) or {}))]
+        if lines:
+            raise CheckpointMismatch(
+                f"{self.directory / str(step)} does not fit this model ({len(lines)} leaves):\n  " + "\n  ".join(lines)
+            )
+        logging.info("Restoring %s", self.directory / str(step))
+        try:
+            return self._orbax.load_checkpointables(step, abstract)
+        except Exception as error:
+            raise CheckpointError(self._broken(step, error)) from error
+
+    def _broken(self, step: int, error: Exception) -> str:
+        others = sorted(c.step for c in self._orbax.checkpoints if c.step != step)
+        return (
+            f"{self.directory / str(step)} cannot be read ({type(error).__name__}: {str(error)[:300]}). "
+            f"Other checkpoints there: {others or 'none'}; move this folder away to go on from the newest of them."
+        )

@@ -1,0 +1,80 @@
+"""Schedules, parameter groups by path, freezing and clipping, on flat {path: array} parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import optax
+
+Params = Mapping[str, jax.Array]
+
+
+def group_of(paths: Sequence[str], groups: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """{path: learning-rate multiplier}: the first (regex, multiplier) found in the path wins; 0 means frozen.
+
+    Raises:
+        ValueError: a path matches no group, or a group matches no path (a typo that would go unseen).
+    """
+    compiled = [(re.compile(pattern), float(multiplier)) for pattern, multiplier in groups]
+    out, used, unmatched = {}, set(), []
+    for path in paths:
+        hits = [index for index, (pattern, _) in enumerate(compiled) if pattern.search(path)]
+        if hits:
+            out[path] = compiled[hits[0]][1]
+            used.update(hits)
+        else:
+            unmatched.append(path)
+    if unmatched:
+        raise ValueError("optim.groups matches none of these parameters:\n  " + "\n  ".join(unmatched))
+    idle = [groups[index][0] for index in range(len(groups)) if index not in used]
+    if idle:
+        raise ValueError(f"optim.groups: no parameter matches {idle}. Parameters:\n  " + "\n  ".join(sorted(paths)))
+    return out
+
+
+def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear warm-up to `peak`, then 'constant', 'linear' or 'cosine' decay to zero at `total_steps`."""
+    warmup_steps = min(warmup_steps, total_steps)
+    rest = max(total_steps - warmup_steps, 1)
+    decay = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+    }[name]
+    # Step 0 trains too: the ramp starts at peak / warmup_steps, not at zero.
+    ramp = optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1))
+    return optax.join_schedules([ramp, decay], [warmup_steps])
+
+
+def decays(path: str) -> bool:
+    """Whether weight decay applies: to matrices, not to biases, norms, learned queries or the temperature."""
+    return path.rsplit("/", 1)[-1] in ("kernel", "embedding")
+
+
+def make_optimizer(
+    multipliers: Mapping[str, float],
+    schedule: optax.Schedule,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """AdamW with decoupled decay on matrices, global-norm clipping (0 = off) and a multiplier for each path."""
+
+    def mask(params: Params) -> dict[str, bool]:
+        return {path: decays(path) for path in params}
+
+    def scale(updates: Params, _: Params | None) -> dict[str, jax.Array]:
+        return {path: update * multipliers[path] for path, update in updates.items()}
+
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay, mask=mask),
+        optax.scale_by_learning_rate(schedule),
+        optax.stateless(scale),
+    )

@@ -1,0 +1,224 @@
+"""THE loop: build → restore → [evaluate → save → next batch → step → log].
+
+The order is law. Evaluation and saving see the state before the batch is drawn, so a checkpoint of step n resumes with
+batch n; step n is dispatched before the metrics of step n − 1 are read, so the device never waits for the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mser_jax import config as config_lib
+from mser_jax import optim, stages, state, step
+from mser_jax.checkpoint import Checkpoints
+from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.parallel import preemption, sharding
+from mser_jax.stages.base import Batch, Evaluator, Stage
+from mser_jax.telemetry.metrics import MetricWriter
+from mser_jax.telemetry.throughput import Throughput, duration
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that one config determines before any array exists."""
+
+    stage: Stage
+    definition: state.ModelDefinition
+    total_steps: int
+    init: Any
+    abstract: state.TrainState
+    train_step: Any
+
+
+def build(config: ConfigDict, mesh: Mesh) -> Program:
+    """Stage, model, optimiser and the jitted step for `config` on `mesh`; allocates nothing."""
+    stage = stages.make(config)
+    definition = state.define(stage.build)
+    size, batch_size = stage.data_size(), config.train.batch_size
+    total = config_lib.steps(config.train.budget, batch_size, size)
+    warmup = config_lib.steps(config.optim.warmup, batch_size, size)
+    multipliers = optim.group_of(list(definition.abstract), config.optim.groups)
+    schedule = optim.make_schedule(config.optim.schedule, config.optim.learning_rate, warmup, total)
+    tx = optim.make_optimizer(
+        multipliers,
+        schedule,
+        b1=config.optim.b1,
+        b2=config.optim.b2,
+        eps=config.optim.eps,
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+    )
+    init = state.initializer(definition, tx, multipliers, config.seed)
+    abstract = state.abstract_state(init, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+    sharding.check_sharded(abstract.params, shardings, config.mesh.replicated_limit)
+    train_step = jax.jit(step.make_train_step(definition, stage.loss, tx), **step.jit_signature(abstract))
+    return Program(stage, definition, total, init, abstract, train_step)
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Trains until the budget is spent; starts from the newest checkpoint below `workdir` when there is one.
+
+    Raises:
+        Preempted: a signal asked to stop; the state is saved (exit code 75).
+        FloatingPointError: the loss was not finite `train.max_skipped` times in a row.
+    """
+    mesh = mesh_lib.make_mesh(
+        config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode
+    )
+    with jax.set_mesh(mesh), preemption.StopRequest() as stop:
+        program = build(config, mesh)
+        logging.info("Mesh %s on %s\n%s", dict(mesh.shape), mesh.devices.flat[0].device_kind, program.stage.describe())
+        _log_sizes(program)
+        Loop(config, epath.Path(workdir), mesh, program, stop).run()
+
+
+def _log_sizes(program: Program) -> None:
+    count = {
+        name: sum(int(np.prod(leaf.shape)) for leaf in group.values())
+        for name, group in (("trainable", program.abstract.trainable), ("frozen", program.abstract.frozen))
+    }
+    logging.info(
+        "%.2f M parameters train, %.2f M are frozen; %d steps", count["trainable"] / 1e6, count["frozen"] / 1e6,
+        program.total_steps,
+    )  # fmt: skip
+
+
+class Loop:
+    """The running state of one training run; `run` is the loop itself."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: epath.Path, mesh: Mesh, program: Program, stop: preemption.StopRequest
+    ) -> None:
+        self.config, self.workdir, self.mesh, self.program, self.stop = config, workdir, mesh, program, stop
+        self.stage = program.stage
+        size, batch_size = self.stage.data_size(), config.train.batch_size
+        self._save_every = config_lib.steps(config.checkpointing.every, batch_size, size)
+        self._evaluate_every = config_lib.steps(config.evaluate.every, batch_size, size)
+        self._checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            keep_latest=config.checkpointing.keep_latest,
+            keep_every=config_lib.steps(config.checkpointing.keep_every, batch_size, size),
+        )
+        self._evaluators: list[Evaluator] = list(self.stage.evaluators(mesh))
+        self._writer = MetricWriter(workdir)
+        device = mesh.devices.flat[0]
+        self._throughput = Throughput(program.total_steps, device.device_kind, mesh.devices.size)
+        self._metadata = {"config": config.to_dict(), **self.stage.metadata()}
+        self._skipped_in_a_row = 0
+        self._window: dict[str, list[float]] = {}
+
+    def run(self) -> None:
+        """Runs to the end of the budget, or until a stop is requested."""
+        total, train_step = self.program.total_steps, self.program.train_step
+        train_state = self._restore_or_create()
+        start = int(train_state.step)
+        batches = self.stage.batches(start, self.mesh)
+        pending: tuple[int, dict[str, jax.Array], Batch] | None = None
+        try:
+            for number in range(start, total):
+                if number > start:
+                    self._between_steps(number, train_state)
+                batch = next(batches)
+                train_state, metrics = train_step(train_state, batch)
+                if pending:
+                    self._log(*pending)
+                pending = (number, metrics, batch)
+                if self.stop.requested:
+                    break
+            if pending:
+                self._log(*pending)
+        except FloatingPointError:
+            # Skipped steps left the parameters as they were: they are worth keeping.
+            self._checkpoints.save(train_state, self._metadata)
+            self._checkpoints.close()
+            raise
+        finally:
+            batches.close()
+        self._finish(train_state, total)
+
+    def _restore_or_create(self) -> state.TrainState:
+        """Own checkpoint if there is one, else from scratch."""
+        if self._checkpoints.latest is None:
+            return state.create(self.program.init, self.program.abstract)
+        restored = self._checkpoints.restore(self.program.abstract)
+        logging.info("Resuming at step %d of %d", int(restored.step), self.program.total_steps)
+        return restored
+
+    def _between_steps(self, number: int, train_state: state.TrainState) -> None:
+        begin = time.monotonic()
+        if self._evaluate_every and number % self._evaluate_every == 0:
+            self._evaluate(number, train_state)
+        if self._save_every and number % self._save_every == 0:
+            self._checkpoints.save(train_state, self._metadata)
+        self._throughput.pause(time.monotonic() - begin)
+
+    def _finish(self, train_state: state.TrainState, total: int) -> None:
+        number = int(train_state.step)
+        self._checkpoints.save(train_state, self._metadata)
+        self._checkpoints.close()
+        if number < total:
+            logging.warning("Stopped at step %d of %d; saved. The same command goes on from here.", number, total)
+            self._writer.close()
+            raise preemption.Preempted(number)
+        self._evaluate(number, train_state)
+        self._writer.close()
+
+    def _evaluate(self, number: int, train_state: state.TrainState) -> None:
+        """Every evaluator's metrics; one that fails is logged and the run goes on."""
+        for evaluator in self._evaluators:
+            begin = time.monotonic()
+            folder = self.workdir / "evaluations" / evaluator.name / f"step_{number:08d}"
+            try:
+                values = dict(evaluator.run(train_state.params, number, folder))
+            except Exception:
+                logging.exception("Evaluator %s failed at step %d; training goes on", evaluator.name, number)
+                continue
+            self._writer.write(number, {f"{evaluator.name}/{name}": value for name, value in values.items()})
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            logging.info("step %d  %s: %s  (%s)", number, evaluator.name, shown, duration(time.monotonic() - begin))
+
+    def _log(self, number: int, metrics: dict[str, jax.Array], batch: Batch) -> None:
+        """Counts step `number`, watches for non-finite losses, and writes means every `telemetry.log_every` steps."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        flops = self.stage.flops({name: jax.typeof(array) for name, array in batch.items()})
+        self._throughput.add(values["examples"], values["audio_seconds"], flops)
+        self._watch(number, values, batch)
+        for name, value in values.items():
+            self._window.setdefault(name, []).append(value)
+        done = number + 1
+        if done % self.config.telemetry.log_every and done != self.program.total_steps:
+            return
+        # A skipped step counts as skipped; its NaN must not hide the others' mean.
+        means = {name: float(np.nanmean(value)) if np.isfinite(value).any() else float("nan")
+                 for name, value in self._window.items()}  # fmt: skip
+        means["skipped"] = float(np.sum(self._window["skipped"]))
+        rates = self._throughput.report(done)
+        self._window = {}
+        self._writer.write(done, {**{f"train/{name}": value for name, value in means.items()}, **rates})
+        logging.info(
+            "step %d/%d  loss %.4f  %.1f utterances/s  %.0f audio-hours/hour  %s left%s",
+            done, self.program.total_steps, means["loss"], rates["throughput/examples_per_second"],
+            rates["throughput/audio_hours_per_hour"], duration(rates["throughput/eta_seconds"]),
+            f"  skipped {means['skipped']:.0f}" if means["skipped"] else "",
+        )  # fmt: skip
+
+    def _watch(self, number: int, values: dict[str, float], batch: Batch) -> None:
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
+        if values["skipped"]:
+            logging.warning("Step %d skipped: loss %s, gradient norm %s", number, values["loss"], values["grad_norm"])
+        if self._skipped_in_a_row >= self.config.train.max_skipped:
+            raise FloatingPointError(
+                f"The loss or its gradient was not finite {self._skipped_in_a_row} steps in a row, up to step {number}. "
+                f"The parameters are those before. Utterances of the last batch: {', '.join(self.stage.names(batch))}. "
+                "Look at them, or lower optim.learning_rate; train.max_skipped sets the patience."
+            )

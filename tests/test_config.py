@@ -1,0 +1,86 @@
+"""Typos get the nearest name, budgets come in any unit, configs survive JSON."""
+
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import common
+from mser_jax import config as config_lib
+
+SIZE = config_lib.DataSize(examples=1000, hours=2.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [("300 steps", 300), ("1 step", 1), ("1e3 examples", 32), ("2 epochs", 63), ("4 hours", 63), ("0.5 epochs", 16), ("", 0)],
+)
+def test_budgets(budget, expected):
+    assert config_lib.steps(budget, 32, SIZE) == expected
+
+
+@pytest.mark.parametrize("budget", ["300", "300 stepps", "steps", "-3 steps"])
+def test_a_text_that_is_no_budget(budget):
+    with pytest.raises(config_lib.ConfigError, match="is no budget: expected e.g. '300 steps'"):
+        config_lib.steps(budget, 32, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("optim.learning_rat", "optim.learning_rate"),
+        ("optm.learning_rate", "optim.learning_rate"),
+        ("learning_rate", "optim.learning_rate"),
+        ("seed.deep", "seed"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(key, near):
+    with pytest.raises(config_lib.ConfigError, match=rf"Did you mean --config\.{near}\?"):
+        config_lib.check_key(common.base(), key)
+
+
+def test_known_keys_pass():
+    for key, _ in config_lib.leaves(common.base()):
+        config_lib.check_key(common.base(), key)
+    config_lib.check_key(common.base(), "optim.groups[0]")
+
+
+def test_json_round_trip_and_hash():
+    config = common.base()
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again.to_dict() == config.to_dict()
+    assert again.optim.groups == ((".*", 1.0),)
+    assert config_lib.config_hash(again) == config_lib.config_hash(config)
+    again.optim.learning_rate *= 2
+    assert config_lib.config_hash(again) != config_lib.config_hash(config)
+
+
+def test_choice_and_at_least():
+    config = ConfigDict({"mesh": {"mode": "explicitt"}, "n": float("nan")})
+    with pytest.raises(config_lib.ConfigError, match="Did you mean 'explicit'"):
+        config_lib.choice(config, "mesh.mode", ["explicit", "auto"])
+    with pytest.raises(config_lib.ConfigError, match="≥ 0"):
+        config_lib.at_least(config, "n", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/stage1.py", "--config.optim.learning_rat=1"], "Did you mean --config.optim.learning_rate?"),
+        (["--config=configs/stage1.py", "--config.seed=x"], "invalid literal for int"),
+        (["--config=configs/stage1.py", "--config.optim.learning_rate=fast"], "could not convert string to float"),
+        (["--config=configs/stag1.py"], "Did you mean configs/stage1.py?"),
+        (["--config=configs/stage1.py:size=huge"], "'huge'"),
+        (["--config=configs/stage1.py:sise=mini"], "unknown key 'sise'"),
+        (["--config=configs/stage1.py", "--workdirr=x"], "workdirr"),
+        ([], "--config=FILE is missing"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(arguments, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "mser_jax.main", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,61 @@
+"""Groups cover every path; the schedule and the decoupled decay are what a numpy line says."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mser_jax import optim
+
+
+def test_first_match_wins_and_zero_freezes():
+    groups = (("^encoder/", 0.0), ("bias$", 0.5), (".*", 1.0))
+    assert optim.group_of(["encoder/bias", "head/bias", "head/kernel"], groups) == {
+        "encoder/bias": 0.0,
+        "head/bias": 0.5,
+        "head/kernel": 1.0,
+    }
+
+
+def test_unmatched_paths_and_idle_groups_are_errors():
+    with pytest.raises(ValueError, match="matches none of these parameters:\n  head/kernel"):
+        optim.group_of(["head/kernel", "encoder/bias"], (("^encoder/", 1.0),))
+    with pytest.raises(ValueError, match=r"no parameter matches \['encodr'\]"):
+        optim.group_of(["encoder/bias"], (("encodr", 0.0), (".*", 1.0)))
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+def test_schedule(name):
+    schedule = optim.make_schedule(name, 2.0, 10, 110)
+    for step in (0, 4, 9, 10, 50, 109):
+        along = (step - 10) / 100
+        decay = {"constant": 1.0, "linear": 1 - along, "cosine": 0.5 * (1 + np.cos(np.pi * along))}[name]
+        expected = 2.0 * ((step + 1) / 10 if step < 10 else decay)
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adamw_equals_a_float64_line():
+    rng = np.random.default_rng()
+    params = {"a/kernel": rng.normal(size=(3, 4)), "a/bias": rng.normal(size=4)}
+    grads = [{path: rng.normal(size=value.shape) for path, value in params.items()} for _ in range(5)]
+    multipliers = {"a/kernel": 1.0, "a/bias": 0.1}
+    rate, b1, b2, eps, decay, clip = 0.01, 0.9, 0.98, 1e-8, 0.1, 1.0
+    tx = optim.make_optimizer(
+        multipliers, lambda step: rate, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip
+    )
+    ours = {path: jnp.asarray(value, jnp.float32) for path, value in params.items()}
+    state = tx.init(ours)
+    m = {path: 0.0 for path in params}
+    v = {path: 0.0 for path in params}
+    for t, grad in enumerate(grads, start=1):
+        updates, state = tx.update({p: jnp.asarray(g, jnp.float32) for p, g in grad.items()}, state, ours)
+        ours = {path: ours[path] + updates[path] for path in ours}
+        scale = min(1.0, clip / np.sqrt(sum((g**2).sum() for g in grad.values())))
+        for path in params:
+            g = grad[path] * scale
+            m[path] = b1 * m[path] + (1 - b1) * g
+            v[path] = b2 * v[path] + (1 - b2) * g**2
+            step = m[path] / (1 - b1**t) / (np.sqrt(v[path] / (1 - b2**t)) + eps)
+            step += decay * params[path] * (path == "a/kernel")
+            params[path] = params[path] - rate * multipliers[path] * step
+    for path in params:
+        np.testing.assert_allclose(ours[path], params[path], atol=1e-5, err_msg=path)

@@ -1,0 +1,177 @@
+"""The loop's laws, on a toy stage: exact resume, one compile, skipped steps, stop requests, order of operations."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from toy_stage import ToyStage, toy_config
+
+from mser_jax import stages, train
+from mser_jax.checkpoint import CheckpointMismatch, Checkpoints
+from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.parallel import preemption
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """run(workdir, stage, **config sections) -> stage; the loop on the toy stage."""
+
+    def go(workdir, stage=None, **sections):
+        stage = stage or ToyStage()
+        monkeypatch.setattr(stages, "make", lambda config: stage)
+        train.run(toy_config(**sections), str(workdir))
+        return stage
+
+    return go
+
+
+def final_params(workdir, step=12):
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        abstract = train.build(toy_config(), mesh).abstract
+        return jax.tree.map(np.asarray, Checkpoints(workdir / "checkpoints").restore_params(abstract.params, step))
+
+
+def metrics_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_learns_logs_and_writes_event_files(run, tmp_path):
+    run(tmp_path, train={"budget": "60 steps"}, optim={"learning_rate": 3e-3})
+    rows = [row for row in metrics_of(tmp_path) if "train/loss" in row]
+    assert [row["step"] for row in rows] == list(range(3, 61, 3))
+    assert rows[-1]["train/loss"] < 0.5 * rows[0]["train/loss"]
+    assert rows[-1]["throughput/examples_per_second"] > 0
+    ratio = rows[-1]["throughput/audio_hours_per_hour"] / rows[-1]["throughput/examples_per_second"]
+    assert ratio == pytest.approx(2.0), "every toy utterance counts two seconds"
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_resume_after_a_stop_is_bit_for_bit_the_uninterrupted_run(run, tmp_path):
+    run(tmp_path / "whole")
+
+    def stop_at_five(step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(preemption.Preempted) as stopped:
+        run(tmp_path / "cut", ToyStage(on_batch=stop_at_five))
+    assert stopped.value.code == preemption.EXIT_CODE == 75
+    assert Checkpoints(tmp_path / "cut" / "checkpoints").latest == 6, "the step that was under way is finished"
+    run(tmp_path / "cut")
+    whole, cut = final_params(tmp_path / "whole"), final_params(tmp_path / "cut")
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
+
+
+def test_ctrl_c_saves_too_and_handlers_are_put_back(run, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(preemption.Preempted):
+        run(tmp_path, ToyStage(on_batch=lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None))
+    assert Checkpoints(tmp_path / "checkpoints").latest == 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_one_non_finite_step_changes_nothing_and_is_counted(run, tmp_path):
+    run(tmp_path, ToyStage(poison=[11]))
+    run(tmp_path / "eleven", train={"budget": "12 steps"}, checkpointing={"every": "11 steps", "keep_latest": 3})
+    poisoned, before = final_params(tmp_path), final_params(tmp_path / "eleven", 11)
+    for path in before:
+        np.testing.assert_array_equal(poisoned[path], before[path], err_msg=path)
+    last = [row for row in metrics_of(tmp_path) if "train/loss" in row][-1]
+    assert last["train/skipped"] == 1
+    assert np.isfinite(last["train/loss"]), "the mean leaves the skipped step out"
+
+
+def test_ten_non_finite_steps_stop_with_the_utterances_and_keep_the_state(run, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"10 steps in a row.*utterance-1[01]-3"):
+        run(tmp_path, ToyStage(poison=range(1, 99)), train={"budget": "40 steps"})
+    assert Checkpoints(tmp_path / "checkpoints").latest >= 8
+
+
+def test_the_step_compiles_once(run, tmp_path):
+    compiled = []
+
+    def listen(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration" and "train_step" in details.get("fun_name", ""):
+            compiled.append(details["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(tmp_path, mesh={"data": 2, "fsdp": 4})
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == ["jit(train_step)"]
+
+
+def test_evaluation_comes_before_saving_and_drawing(run, tmp_path, monkeypatch):
+    events = []
+    stage = ToyStage(on_batch=lambda step: events.append(("batch", step)))
+    stage.events = events
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, s, m: events.append(("save", int(s.step))) or save(self, s, m)
+    )
+    run(tmp_path, stage, train={"budget": "6 steps"}, evaluate={"every": "4 steps"})
+    around = [event for event in events if event[1] == 4]
+    assert around == [("evaluate", 4), ("save", 4), ("batch", 4)]
+    assert events[-2:] == [("save", 6), ("evaluate", 6)]
+
+
+def test_a_failing_evaluator_does_not_stop_the_run(run, tmp_path):
+    run(tmp_path, ToyStage(broken_evaluator=True), evaluate={"every": "4 steps"})
+    assert Checkpoints(tmp_path / "checkpoints").latest == 12
+
+
+def test_frozen_leaves_have_no_moments_and_do_not_move(run, tmp_path, monkeypatch):
+    built = []
+    real = train.build
+    monkeypatch.setattr(train, "build", lambda *args: built.append(real(*args)) or built[-1])
+    groups = (("^hidden/", 0.0), (".*", 1.0))
+    run(tmp_path, optim={"groups": groups}, train={"budget": "4 steps"})
+    paths = [str(path) for path, _ in jax.tree_util.tree_leaves_with_path(built[0].abstract.optimizer)]
+    assert paths and not any("hidden" in path for path in paths)
+    params = final_params(tmp_path, 4)
+    with jax.set_mesh(mesh_lib.make_mesh(devices=jax.devices()[:1])):
+        fresh = built[0].init().params
+    np.testing.assert_array_equal(params["hidden/kernel"], fresh["hidden/kernel"])
+    assert not np.array_equal(params["head/kernel"], fresh["head/kernel"])
+
+
+@pytest.mark.parametrize("mode", ["explicit", "auto"])
+def test_fsdp_gives_the_loss_of_one_device(run, tmp_path, mode):
+    run(tmp_path / "one", mesh={"data": 1, "fsdp": 1} | {"data": 8})
+    run(tmp_path / "many", mesh={"data": 2, "fsdp": 4, "mode": mode})
+    one, many = final_params(tmp_path / "one"), final_params(tmp_path / "many")
+    for path in one:
+        np.testing.assert_allclose(one[path], many[path], atol=1e-5, err_msg=path)
+
+
+def test_restores_from_eight_devices_onto_four_and_one(run, tmp_path):
+    run(tmp_path, mesh={"data": 2, "fsdp": 4})
+    for count in (4, 1):
+        mesh = mesh_lib.make_mesh(data=1, fsdp=count, devices=jax.devices()[:count])
+        with jax.set_mesh(mesh):
+            program = train.build(toy_config(), mesh)
+            restored = Checkpoints(tmp_path / "checkpoints").restore(program.abstract)
+        kernel = restored.trainable["hidden/kernel"]
+        assert len(kernel.sharding.device_set) == count
+        assert np.prod(kernel.sharding.shard_shape(kernel.shape)) == kernel.size // count
+        np.testing.assert_array_equal(kernel, final_params(tmp_path)["hidden/kernel"])
+        assert int(restored.step) == 12
+
+
+def test_a_mismatch_lists_every_leaf(run, tmp_path, monkeypatch):
+    run(tmp_path, train={"budget": "4 steps"})
+    import toy_stage
+
+    monkeypatch.setattr(toy_stage, "CLASSES", 5)
+    with pytest.raises(CheckpointMismatch) as error:
+        run(tmp_path)
+    text = str(error.value)
+    assert "head/kernel: model has (128, 5) float32, checkpoint has (128, 4) float32" in text
+    assert "head/bias" in text and "optimizer/1/mu/head/kernel" in text
+    assert "hidden" not in text

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Installs with the [test] extra, checks style, runs the tests. Arguments go to pytest. MSER_SHARED=DIR adds the tests
+# on real recordings.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash tools/install.sh test
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+# One file stays on one worker: a compile is made once. Two workers, as CI has two cores.
+exec .venv/bin/python -m pytest -n "${MSER_TEST_WORKERS:-2}" --dist loadfile "$@"
