@@ -1,0 +1,330 @@
+"""The TFDS builder every corpus extends: audio checked, converted once, written with its index and report."""
+
+from __future__ import annotations
+
+import abc
+import collections
+import dataclasses
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import tensorflow_datasets as tfds
+from etils import epath
+from tqdm import tqdm
+
+from mser_jax.corpora import acoustics, audio_check, emotions, record
+from mser_jax.corpora.build_lock import build_lock, temporary_folder
+from mser_jax.corpora.build_report import BuildReport
+from mser_jax.corpora.shards import SPLIT, ShardWriter
+
+SPLITS = ("train", "validation", "test", "")
+INDEX_FILE = "index.parquet"
+REPORT_FILE = "report.json"
+ACOUSTIC_COLUMNS = ("pitch_hz", "loudness_db", "rate")
+# libsndfile, soxr and the FFT release the GIL, what lies between does not: more threads made builds slower.
+MAX_THREADS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawUtterance:
+    """One item as a corpus has it, before any check. Same fields and conventions as `record.Utterance`.
+
+    audio: a file (any format libsndfile reads), the bytes of one, or samples [time] or [time, channels] as
+      int16 or float in [-1, 1]; `sampling_rate` (Hz) is needed with samples and ignored otherwise.
+    id: unique within the corpus, and the same in every build.
+    speaker: `corpus` is put in front where it is not yet.
+    emotion: None looks `emotion_native` up in emotions.py; give a canonical name or "" to decide it here.
+    origin: what the report calls the item when it is skipped; the path or the id by default.
+    """
+
+    id: str
+    audio: os.PathLike | bytes | np.ndarray
+    sampling_rate: int = 0
+    language: str
+    corpus: str
+    speaker: str
+    gender: str = ""
+    age: str = ""
+    emotion_native: str = ""
+    emotion: str | None = None
+    votes: str = ""
+    valence: float = math.nan
+    arousal: float = math.nan
+    dominance: float = math.nan
+    transcript: str = ""
+    parallel_id: str = ""
+    domain: str = "real"
+    split: str = ""
+    license: str = ""
+    origin: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call this item."""
+        return self.origin or (os.fspath(self.audio) if isinstance(self.audio, os.PathLike) else self.id)
+
+
+class TooManySkippedError(RuntimeError):
+    """More of a corpus is unusable than MAX_SKIPPED allows."""
+
+
+class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
+    """Base of every corpus.
+
+    A subclass (named in registry.py; never defined in `__main__`: TFDS looks its module up) states
+
+        class M5serMini(CorpusBuilder):            # TFDS name: m5ser_mini
+            VERSION = tfds.core.Version("1.0.0")   # raise it when the recordings or labels change
+            DESCRIPTION = "one line"
+
+            def raw_utterances(self) -> Iterator[RawUtterance]: ...
+            def expected_count(self) -> int: ...   # for the time left; 0 = unknown
+
+    `raw_utterances` is iterated once, in one thread, in the process that builds; its order is the order of
+    the records. Checks, resampling, FLAC, index, report and locking happen here, decoding and encoding in
+    threads. `prepare()` leaves, in `data_path`: ArrayRecord shards, TFDS's json files, index.parquet and
+    report.json. The folder takes its name only when all of them are complete.
+    """
+
+    DESCRIPTION = ""
+    MAX_SKIPPED = 0.05  # share of items; above it a corpus is not what its builder takes it for
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("file_format", "array_record")
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_argument(cls, argument: str, data_dir: str = "") -> CorpusBuilder:
+        """Builder for `name:argument` of a corpus spec, data in `data_dir` ("" = TFDS's default).
+
+        Raises:
+          ValueError: an argument, where this corpus takes none.
+        """
+        if argument:
+            raise ValueError(
+                f"corpus {cls.name!r} takes no argument, got {argument!r}: write just {cls.name!r}"
+            )
+        return cls(data_dir=data_dir or None)
+
+    @abc.abstractmethod
+    def raw_utterances(self) -> Iterable[RawUtterance]:
+        """Yields every item of the corpus, in a fixed order."""
+
+    def expected_count(self) -> int:
+        """Number of items to come, 0 when unknown (progress then shows no time left)."""
+        return 0
+
+    @property
+    def short_name(self) -> str:
+        """For tables and file names."""
+        return self.name
+
+    @property
+    def index_path(self) -> epath.Path:
+        """index.parquet: a row a record, in the order of the data source."""
+        return self.data_path / INDEX_FILE
+
+    @property
+    def report_path(self) -> epath.Path:
+        """report.json of the build (see build_report.py)."""
+        return self.data_path / REPORT_FILE
+
+    def prepare(self) -> None:
+        """Builds the corpus unless it is there already. Of two processes at once the second waits and reuses.
+
+        Raises:
+          TooManySkippedError: more than MAX_SKIPPED of the items are unusable.
+          ValueError: an item against the schema (an id twice, an unknown split or emotion), or no item.
+          RuntimeError: the folder is there but incomplete.
+        """
+        if self.is_complete():
+            return
+        with build_lock(self.data_path):
+            if not self.is_complete():  # else it was built by the process that held the lock
+                self._build()
+        self.info.read_from_directory(self.data_path)
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """TFDS's name for `prepare`; its download and format options have no meaning here and are ignored."""
+        del kwargs
+        self.prepare()
+
+    def data_source(self) -> Any:
+        """The prepared records, as a TFDS data source: len() and [row] -> dict."""
+        return self.as_data_source(split=SPLIT)
+
+    def is_complete(self) -> bool:
+        """Whether records and index are there (the folder is renamed into place last)."""
+        return self.index_path.exists()
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Not dataset_info_from_configs: it looks for files beside the module.
+        description = self.DESCRIPTION or self.name
+        return tfds.core.DatasetInfo(builder=self, features=record.features(), description=description)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        raise NotImplementedError("prepare() writes the records")
+
+    def _generate_examples(self, **kwargs: Any) -> Iterator[Any]:
+        raise NotImplementedError("subclasses implement raw_utterances")
+
+    def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
+        if isinstance(builder_config, tfds.core.BuilderConfig):
+            return builder_config  # TFDS warns of every config that the class does not list
+        return super()._create_builder_config(builder_config, version)
+
+    def _build(self) -> None:
+        """Writes everything into a temporary folder beside the final one and renames it.
+
+        Our own writer, as TFDS's keeps the corpus in memory, needs TensorFlow above 1 GB, and shuffles (which
+        the pipeline does): here the order of the records is the order of `raw_utterances`.
+        """
+        if self.data_path.exists():
+            raise RuntimeError(
+                f"{self.data_path} is there without its {INDEX_FILE}: damaged, or not built by this program."
+                " Delete the folder and build again"
+            )
+        temporary = temporary_folder(self.data_path)
+        temporary.mkdir(parents=True)
+        try:
+            self._write(temporary)
+            temporary.rename(self.data_path)
+        finally:
+            if temporary.exists():
+                temporary.rmtree()
+
+    def _write(self, folder: epath.Path) -> None:
+        report = BuildReport(corpus=self.info.full_name, started=time.time())
+        rows: list[dict[str, Any]] = []
+        with ShardWriter(folder, self.name, self.info.features) as writer:
+            for utterance, columns in self._utterances(report):
+                writer.write(utterance.to_example())
+                rows.append(columns)
+        if not rows:
+            raise ValueError(f"corpus {self.info.full_name}: no utterance at all, so nothing to train on")
+        self.info.set_splits(tfds.core.splits.SplitDict([writer.split_info()]))
+        self.info.write_to_directory(folder)
+        buffer = pa.BufferOutputStream()
+        pa.parquet.write_table(index_table(rows), buffer)
+        (folder / INDEX_FILE).write_bytes(buffer.getvalue().to_pybytes())
+        report.bytes = writer.bytes
+        (folder / REPORT_FILE).write_text(report.to_json())
+
+    def _utterances(self, report: BuildReport) -> Iterator[tuple[record.Utterance, dict[str, Any]]]:
+        """Converted utterances in source order with their index rows; what is skipped goes to `report`."""
+        expected = self.expected_count()
+        seen: set[str] = set()
+        bar = tqdm(
+            total=expected or None,
+            desc=f"building {self.name}",
+            unit="utt",
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        )
+        with bar:
+            for raw, outcome in _convert_in_order(self.raw_utterances()):
+                bar.update()
+                if raw.id in seen:
+                    raise ValueError(
+                        f"corpus {self.name}: id {raw.id!r} comes twice ({raw.name}); ids must be unique"
+                    )
+                seen.add(raw.id)
+                if isinstance(outcome, audio_check.BadAudio):
+                    report.skip(raw.name, outcome)
+                    if expected and report.skipped > self.MAX_SKIPPED * expected:
+                        break  # no need to read the rest
+                    continue
+                utterance, merge = _describe(raw, outcome)
+                report.add(utterance, merge, outcome.info)
+                yield utterance, _index_row(utterance, outcome)
+        if report.skipped > self.MAX_SKIPPED * (report.built + report.skipped):
+            raise TooManySkippedError(report.explain_skipped(self.MAX_SKIPPED))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converted:
+    flac: bytes
+    duration_s: float
+    info: audio_check.AudioInfo
+    pitch_hz: float
+    loudness_db: float
+
+
+def _convert(raw: RawUtterance) -> _Converted | audio_check.BadAudio:
+    try:
+        waveform, info = audio_check.load(raw.audio, raw.sampling_rate)
+    except audio_check.BadAudio as bad:
+        return bad
+    rate = audio_check.SAMPLING_RATE
+    return _Converted(
+        flac=audio_check.encode_flac(waveform, rate),
+        duration_s=len(waveform) / rate,
+        info=info,
+        pitch_hz=acoustics.pitch_hz(waveform, rate),
+        loudness_db=acoustics.loudness_db(waveform),
+    )
+
+
+def _convert_in_order(
+    raw_utterances: Iterable[RawUtterance],
+) -> Iterator[tuple[RawUtterance, _Converted | audio_check.BadAudio]]:
+    """`_convert` over all items in threads, results in the order of the items."""
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    waiting: collections.deque[tuple[RawUtterance, futures.Future]] = collections.deque()
+    pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="corpus")
+    try:
+        for raw in raw_utterances:
+            waiting.append((raw, pool.submit(_convert, raw)))
+            if len(waiting) > 4 * threads:  # bounds the memory
+                item, future = waiting.popleft()
+                yield item, future.result()
+        while waiting:
+            item, future = waiting.popleft()
+            yield item, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _describe(raw: RawUtterance, converted: _Converted) -> tuple[record.Utterance, str | None]:
+    """The record of an item, and the merge its label underwent."""
+    if raw.split not in SPLITS:
+        raise ValueError(f"{raw.name}: split {raw.split!r}, expected one of {', '.join(map(repr, SPLITS))}")
+    emotion, merge = raw.emotion, None
+    if emotion is None:
+        emotion, merge = emotions.canonical(raw.emotion_native)
+    emotions.emotion_id(emotion)  # refuses what is not canonical
+    speaker = raw.speaker
+    if speaker and not speaker.startswith(f"{raw.corpus}:"):
+        speaker = f"{raw.corpus}:{speaker}"
+    taken = {f.name for f in dataclasses.fields(record.Utterance)} & {f.name for f in dataclasses.fields(raw)}
+    fields = {name: getattr(raw, name) for name in taken} | {
+        "audio": converted.flac,
+        "sampling_rate": audio_check.SAMPLING_RATE,
+        "emotion": emotion,
+        "speaker": speaker,
+    }
+    return record.Utterance(duration_s=converted.duration_s, **fields), merge
+
+
+def _index_row(utterance: record.Utterance, converted: _Converted) -> dict[str, Any]:
+    row = dataclasses.asdict(utterance)
+    del row["audio"]
+    row["pitch_hz"] = converted.pitch_hz
+    row["loudness_db"] = converted.loudness_db
+    row["rate"] = acoustics.speaking_rate(utterance.transcript, utterance.duration_s)
+    return row
+
+
+def index_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Index rows as a table: string, int32 and float32 columns in schema order (the types of the records)."""
+    kinds = {"str": pa.string(), "int": pa.int32(), "float": pa.float32()}
+    fields = [(f.name, kinds[str(f.type)]) for f in dataclasses.fields(record.Utterance) if f.name != "audio"]
+    schema = pa.schema(fields + [(name, pa.float32()) for name in ACOUSTIC_COLUMNS])
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,0 +1,69 @@
+"""Builds a corpus into ArrayRecord and prints its report: python tools/prepare_corpus.py SPEC --data_dir=DIR.
+
+SPEC: m5ser_mini, or speech_folder:DIR for a folder of recordings with a manifest.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from mser_jax.corpora import emotions, registry
+
+
+def main() -> int:
+    """Builds (or finds) the corpus; 0 when it is there, 1 with the reason on stderr when not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("spec", metavar="SPEC")
+    parser.add_argument("--data_dir", default="", help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets")
+    args = parser.parse_args()
+    try:
+        corpus = registry.corpus_builder(args.spec, args.data_dir)
+        found = corpus.is_complete()
+        corpus.prepare()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    report = json.loads(corpus.report_path.read_text())
+    print(f"{args.spec}: {'found' if found else 'built'} in {corpus.data_dir}")
+    print("\n".join(describe(report)))
+    return 0
+
+
+def describe(report: dict[str, Any]) -> list[str]:
+    """Lines for reading of a report.json."""
+    lines = [
+        f"{report['built']} utterances of {report['speakers']} speakers, {report['hours_total']:.2f} h,"
+        f" {report['megabytes']:.1f} MiB, built in {report['build_seconds']:.1f} s",
+        f"{report['downmixed']} mixed down to mono; resampled from: {report['resampled_from_hz'] or 'none'}",
+        "",
+        *_table(report),
+        "",
+        f"merges (a different state folded into an emotion): {report['merges'] or 'none'}",
+        f"labels that fit no canonical emotion: {report['unlabelled'] or 'none'}",
+        f"skipped: {report['skipped_by_reason'] or 'none'}",
+    ]
+    lines += [
+        f"  {item['path']}: {item['reason']}, {item['detail']}" for item in report["skipped_items"][:20]
+    ]
+    if report["skipped"] > 20:
+        lines.append(f"  … all {report['skipped']} are in report.json")
+    return lines
+
+
+def _table(report: dict[str, Any]) -> list[str]:
+    columns = [*emotions.EMOTIONS, ""]
+    heads = [*emotions.EMOTIONS, "(none)"]
+    lines = ["language   hours  " + "".join(f"{head:>9}" for head in heads)]
+    for language, counts in report["by_language_and_emotion"].items():
+        numbers = "".join(f"{counts.get(column, 0):>9}" for column in columns)
+        lines.append(f"{language:<9}{report['hours']['language'][language]:>7.2f}  {numbers}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
