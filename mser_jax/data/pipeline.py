@@ -1,0 +1,276 @@
+"""Batches of numpy arrays, from the plan of mixture.py: read, decode, augment, caption, tokenise.
+
+Batch (n = this process's rows, samples = the length class of the step, L = max_tokens):
+  waveform int16 [n, samples] · num_samples int32 [n] · emotion, language, speaker, domain, parallel_id int32
+  [n] (-1 unknown) · record int32 [n] (row of the table, -1 padding) · valid bool [n]; in training also tokens
+  int32 [n, L], token_mask bool [n, L], caption_id int32 [n].
+Rows with valid False (padding, or a record that could not be decoded) are silence of full length and carry no
+label: nothing downstream then averages over an empty row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Self
+
+import grain
+import numpy as np
+from absl import logging
+
+from mser_jax.data import audio, mixture, prompts
+from mser_jax.data.sources import MixtureTable, RecordSource, Vocabularies
+from mser_jax.data.text import get_tokenizer, hash31
+
+Batch = dict[str, np.ndarray]
+
+# Independent random streams of one position.
+_AUDIO_STREAM, _CAPTION_STREAM = 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Where the work is done; never changes what is read.
+
+    num_workers: processes (0 = none), for a host whose accelerators are faster than one Python process.
+    num_threads: threads preparing batches when there are no workers; 0 = when asked.
+    prefetch: batches kept ready, per worker with workers.
+    """
+
+    num_workers: int = 0
+    num_threads: int = 2
+    prefetch: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a training batch is. batch_size is global; tokenizer as in `text.get_tokenizer`."""
+
+    batch_size: int
+    mixture: mixture.MixtureOptions = dataclasses.field(default_factory=mixture.MixtureOptions)
+    tokenizer: str = "byt5"
+    max_tokens: int = 96
+    captions: prompts.CaptionOptions = dataclasses.field(default_factory=prompts.CaptionOptions)
+    augmentation: audio.Augmentation = dataclasses.field(default_factory=audio.Augmentation)
+    read: ReadOptions = dataclasses.field(default_factory=ReadOptions)
+
+
+class Batches(Iterator[Batch]):
+    """Iterator of host batches. Close it (or use `with`): workers and threads live until then.
+
+    failed: number of rows so far whose record could not be read or decoded.
+    """
+
+    def __init__(self, dataset: grain.IterDataset, length: int | None) -> None:
+        self._iterator = iter(dataset)
+        self._length = length
+        self.failed = 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self.failed += int(((batch["record"] >= 0) & ~batch["valid"]).sum())
+        return batch
+
+    def __len__(self) -> int:
+        """Number of batches of an evaluation epoch. Raises TypeError in training, which has no end."""
+        if self._length is None:
+            raise TypeError("training batches have no end, hence no length")
+        return self._length
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops workers and threads."""
+        self._iterator.close()
+
+
+def train_batches(
+    table: MixtureTable,
+    options: TrainOptions,
+    *,
+    seed: int,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Endless batches from step `start` on; each is a pure function of (table, options, seed, step).
+
+    Raises:
+        ValueError: as `mixture.training_plan`, or records without an emotion to caption.
+    """
+    unlabelled = int((table["emotion_id"] < 0).sum())
+    if unlabelled:
+        raise ValueError(
+            f"{unlabelled} of {len(table)} records have no canonical emotion: filter them out of the table"
+        )
+    plan = mixture.training_plan(
+        table,
+        options.mixture,
+        batch_size=options.batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    loader = _TrainLoader(table, options, seed)
+    return Batches(_iterate(plan[start:].map(loader), options.read), None)
+
+
+def eval_batches(
+    table: MixtureTable,
+    *,
+    batch_size: int,
+    length_classes: tuple[float, ...],
+    vocabularies: Vocabularies | None = None,
+    read: ReadOptions | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """One epoch: every record once over all processes, by length class; of what is too long, the middle.
+
+    The last batch of a class is padded (valid False); every process gets the same number of batches. Label
+    ids are those of `vocabularies` (the training mix's; default: the table's own).
+
+    Raises:
+        ValueError: as `mixture.evaluation_plan`.
+    """
+    plan = mixture.evaluation_plan(
+        table,
+        mixture.MixtureOptions(length_classes=length_classes),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    loader = _Loader(table, length_classes, vocabularies)
+    return Batches(_iterate(plan.map(loader), read or ReadOptions()), len(plan))
+
+
+def _iterate(dataset: grain.MapDataset, read: ReadOptions) -> grain.IterDataset:
+    if not read.num_workers:
+        threads = read.num_threads if read.prefetch else 0
+        return dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read.prefetch)
+        )
+    # Each worker is a thread of work by itself.
+    inline = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    workers = grain.MultiprocessingOptions(
+        num_workers=read.num_workers, per_worker_buffer_size=max(1, read.prefetch)
+    )
+    return inline.mp_prefetch(workers, worker_init_fn=keep_off_accelerators)
+
+
+def keep_off_accelerators(worker: int, workers: int) -> None:
+    """Runs first in every worker: no device can be seen from it, and Ctrl-C is left to the main process.
+
+    Grain imports jax, so the platform is set in its configuration too; no backend has started at this point.
+    """
+    del worker, workers
+    os.environ.update(
+        JAX_PLATFORMS="cpu",
+        CUDA_VISIBLE_DEVICES="",
+        ROCR_VISIBLE_DEVICES="",
+        TPU_VISIBLE_CHIPS="",
+        TPU_VISIBLE_DEVICES="",
+    )
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", XLA_PYTHON_CLIENT_PREALLOCATE="false")
+    if jax := sys.modules.get("jax"):
+        jax.config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Loader:
+    """Plan -> evaluation batch. Travels to workers by pickle; safe in threads."""
+
+    def __init__(
+        self, table: MixtureTable, length_classes: tuple[float, ...], vocabularies: Vocabularies | None
+    ) -> None:
+        self._records = RecordSource(table)
+        self._labels = table.labels(vocabularies)
+        self._samples = [round(seconds * audio.SAMPLE_RATE) for seconds in length_classes]
+
+    def __call__(self, plan: mixture.Plan) -> Batch:
+        """Reads and decodes the rows of `plan`; failures are logged with their id and become invalid rows."""
+        length, n = self._samples[plan.length_class], len(plan.rows)
+        waveform = np.zeros((n, length), np.int16)
+        num_samples = np.full(n, length, np.int32)
+        valid = plan.rows >= 0
+        where = np.flatnonzero(valid)
+        for i, data in zip(where, self._records.audios(plan.rows[where].tolist()), strict=True):
+            try:
+                if isinstance(data, Exception):
+                    raise data
+                samples = self._cut(audio.decode(data), length, plan, i)
+            except Exception as error:  # Whatever is wrong with one record must not end a run of days.
+                logging.error(
+                    "Record %s left out: %s: %s",
+                    self._records.name(plan.rows[i]),
+                    type(error).__name__,
+                    error,
+                )
+                valid[i] = False
+            else:
+                waveform[i, : len(samples)] = samples
+                num_samples[i] = len(samples)
+        batch = {"waveform": waveform, "num_samples": num_samples, "record": plan.rows, "valid": valid}
+        for name, ids in self._labels.items():
+            batch[name] = np.where(valid, ids[plan.rows], -1).astype(np.int32)
+        return batch
+
+    def _cut(self, samples: np.ndarray, length: int, plan: mixture.Plan, i: int) -> np.ndarray:
+        """int16 [n] -> int16 [at most `length`]."""
+        del plan, i
+        return audio.crop(samples, length, None)
+
+
+class _TrainLoader(_Loader):
+    """Plan -> training batch: augmented, with captions and tokens."""
+
+    def __init__(self, table: MixtureTable, options: TrainOptions, seed: int) -> None:
+        super().__init__(table, options.mixture.length_classes, None)
+        self._options, self._seed = options, seed
+        self._columns = {name: table[name] for name in ("emotion", "language", "gender", "age", "transcript")}
+        # Loudness and pitch are told relative to the recordings of a corpus; characters a second mean
+        # something only within one script, hence also within the language.
+        source = table["source"]
+        corpus = _codes(source.astype(str).astype(object) + "/" + table["corpus"])
+        script = _codes(source.astype(str).astype(object) + "/" + table["corpus"] + "/" + table["primary"])
+        self._pitch = prompts.levels(table["pitch_hz"], corpus)
+        self._loudness = prompts.levels(table["loudness_db"], corpus)
+        self._rate = prompts.levels(table["rate"], script)
+
+    def __call__(self, plan: mixture.Plan) -> Batch:
+        """As `_Loader`, with tokens, token_mask and caption_id (also for rows that failed)."""
+        batch = super().__call__(plan)
+        captions = [self._caption(plan, i) for i in range(len(plan.rows))]
+        tokenizer = get_tokenizer(self._options.tokenizer)
+        batch["tokens"], batch["token_mask"] = tokenizer.encode(captions, self._options.max_tokens)
+        batch["caption_id"] = np.array([hash31(text) for text in captions], np.int32)
+        return batch
+
+    def _cut(self, samples: np.ndarray, length: int, plan: mixture.Plan, i: int) -> np.ndarray:
+        return audio.augment(samples, length, self._options.augmentation, self._rng(_AUDIO_STREAM, plan, i))
+
+    def _caption(self, plan: mixture.Plan, i: int) -> str:
+        row = plan.rows[i]
+        facts = prompts.Facts(
+            pitch=int(self._pitch[row]),
+            loudness=int(self._loudness[row]),
+            rate=int(self._rate[row]),
+            **{name: column[row] for name, column in self._columns.items()},
+        )
+        return prompts.caption(facts, self._rng(_CAPTION_STREAM, plan, i), self._options.captions)
+
+    def _rng(self, stream: int, plan: mixture.Plan, i: int) -> np.random.Generator:
+        """The random numbers of one global position: the same on whatever process or worker it falls."""
+        counter = [0, 0, plan.length_class, int(plan.positions[i])]
+        return np.random.Generator(np.random.Philox(key=[self._seed, stream], counter=counter))
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    return np.unique(values.astype(str), return_inverse=True)[1]

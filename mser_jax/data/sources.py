@@ -1,0 +1,288 @@
+"""Several corpora as one frozen table of records, and the way from a row of it to the stored example."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow
+from absl import logging
+from tensorflow_datasets.proto import tf_example_pb2
+
+from mser_jax.corpora.emotions import EMOTIONS
+from mser_jax.data.text import hash31
+
+TEXT_COLUMNS = (
+    *("id", "language", "corpus", "speaker", "gender", "age", "emotion_native", "emotion"),
+    *("transcript", "parallel_id", "domain", "split"),
+)
+NUMBER_COLUMNS = ("duration_s", "pitch_hz", "loudness_db", "rate")
+
+
+class Prepared(Protocol):
+    """A corpus on disk, as `corpora.registry.open_corpus` returns it."""
+
+    name: str
+    spec: str
+    index: pyarrow.Table
+    source: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One corpus of a mixture: its name, the spec it came from, its weight, and its data source."""
+
+    name: str
+    spec: str
+    weight: float
+    data: Any = dataclasses.field(repr=False, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabularies:
+    """Integer ids of a run: the position in each sorted tuple, -1 for what is not in it."""
+
+    languages: tuple[str, ...]
+    speakers: tuple[str, ...]
+    domains: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureTable:
+    """Every record of a mixture; row = `record` in the batches.
+
+    columns: numpy [n] each. TEXT_COLUMNS (object arrays of str), NUMBER_COLUMNS (float64, NaN unknown), and
+      `source` (int32, index in `sources`), `position` (int64, row in that source), `primary` (primary
+      language subtag, lower case), `emotion_id` (int32, -1 unknown), `parallel` (int32 hash of corpus and
+      parallel_id, -1 none).
+    removed: (filter, number of records it removed), in the order the filters were applied.
+    """
+
+    sources: tuple[Source, ...]
+    columns: dict[str, np.ndarray] = dataclasses.field(repr=False)
+    removed: tuple[tuple[str, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.columns["position"])
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.columns[column]
+
+    @property
+    def hours(self) -> float:
+        """Hours of audio."""
+        return float(np.nansum(self["duration_s"])) / 3600
+
+    @functools.cached_property
+    def vocabularies(self) -> Vocabularies:
+        """Languages (primary subtags), speakers and domains of this table, sorted."""
+        names = [tuple(sorted(set(self[name].tolist()))) for name in ("primary", "speaker", "domain")]
+        return Vocabularies(*names)
+
+    def filter(
+        self,
+        *,
+        include_languages: str = "",
+        exclude_languages: str = "",
+        split: str = "",
+        emotions: Sequence[str] | None = EMOTIONS,
+    ) -> MixtureTable:
+        """The rows that pass every filter.
+
+        include_languages, exclude_languages: comma lists of BCP-47 ranges ("zh" matches "zh-TW", "zh-TW" only
+          itself and what refines it; RFC 4647 basic filtering); "" = all, none.
+        split: comma list; records of corpora without splits pass any.
+        emotions: canonical names kept; None keeps all, unlabelled records too.
+
+        Raises:
+            ValueError: an emotion is not canonical, or nothing is left (tells what each filter removed).
+        """
+        unknown = [name for name in emotions or () if name not in EMOTIONS]
+        if unknown:
+            raise ValueError(f"emotions {unknown}: expected some of {EMOTIONS}")
+        wanted, unwanted, splits = (_items(text) for text in (include_languages, exclude_languages, split))
+        tests: list[tuple[str, np.ndarray]] = []
+        if wanted:
+            tests.append((f"include_languages={include_languages}", _matches(self["language"], wanted)))
+        if unwanted:
+            tests.append((f"exclude_languages={exclude_languages}", ~_matches(self["language"], unwanted)))
+        if splits:
+            tests.append((f"split={split}", np.isin(self["split"].astype(str), ["", *splits])))
+        if emotions is not None:
+            ids = [EMOTIONS.index(name) for name in emotions]
+            tests.append((f"emotions={','.join(emotions)}", np.isin(self["emotion_id"], ids)))
+        keep = np.ones(len(self), bool)
+        removed = list(self.removed)
+        for name, passed in tests:
+            removed.append((name, int((keep & ~passed).sum())))
+            keep &= passed
+        if not keep.any():
+            counts = "\n".join(f"  {name}: removed {count}" for name, count in removed)
+            raise ValueError(
+                f"No records left of {len(self)} in {[source.spec for source in self.sources]}:\n{counts}\n"
+                f"Languages there: {sorted(set(self['language']))}; splits: {sorted(set(self['split']))}."
+            )
+        columns = {name: values[keep] for name, values in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, removed=tuple(removed))
+
+    def labels(self, vocabularies: Vocabularies | None = None) -> dict[str, np.ndarray]:
+        """int32 [n] columns of the batch: emotion, language, speaker, domain, parallel_id.
+
+        Ids are positions in `vocabularies` (default: this table's own); pass those of the training mix when
+        evaluating.
+        """
+        vocabularies = vocabularies or self.vocabularies
+        return {
+            "emotion": self["emotion_id"],
+            "language": _ids(self["primary"], vocabularies.languages),
+            "speaker": _ids(self["speaker"], vocabularies.speakers),
+            "domain": _ids(self["domain"], vocabularies.domains),
+            "parallel_id": self["parallel"],
+        }
+
+
+def load_table(specs: str, data_dir: str) -> MixtureTable:
+    """Opens (on first use: builds) every corpus of a comma list of specs and joins them, unfiltered."""
+    from mser_jax.corpora import registry  # Workers import this module and never build a corpus.
+
+    return join(
+        [(registry.open_corpus(spec, data_dir), weight) for spec, weight in registry.parse_specs(specs)]
+    )
+
+
+def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
+    """One table over (corpus, weight) pairs, rows in the order of the corpora.
+
+    Raises:
+        ValueError: an index lacks a column, or does not have one row a record.
+    """
+    parts = []
+    for number, (prepared, _) in enumerate(corpora):
+        missing = [
+            name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if name not in prepared.index.column_names
+        ]
+        if missing or len(prepared.index) != len(prepared.source):
+            raise ValueError(
+                f"{prepared.spec}: index with {len(prepared.index)} rows, columns missing: {missing}; data "
+                f"source with {len(prepared.source)} records. The corpus on disk is damaged or of an older "
+                "version: delete it and it is built again."
+            )
+        columns: dict[str, np.ndarray] = {name: _strings(prepared.index[name]) for name in TEXT_COLUMNS}
+        for name in NUMBER_COLUMNS:
+            columns[name] = prepared.index[name].to_numpy().astype(np.float64)
+        columns["source"] = np.full(len(prepared.index), number, np.int32)
+        columns["position"] = np.arange(len(prepared.index))
+        parts.append(columns)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    joined["primary"] = _map_unique(joined["language"], lambda tag: tag.split("-")[0].lower(), object)
+    joined["emotion_id"] = _ids(joined["emotion"], EMOTIONS)
+    # Corpora number their sentences alike, so a parallel_id means something within its corpus only.
+    keys = np.where(joined["parallel_id"] == "", "", joined["corpus"] + "\0" + joined["parallel_id"])
+    joined["parallel"] = _map_unique(keys, lambda key: hash31(key) if key else -1, np.int32)
+    return MixtureTable(tuple(Source(p.name, p.spec, weight, p.source) for p, weight in corpora), joined)
+
+
+class RecordSource:
+    """Random access from a row of a MixtureTable to what is stored. Picklable; safe in threads."""
+
+    def __init__(self, table: MixtureTable) -> None:
+        self._data = [source.data for source in table.sources]
+        # TFDS parses and decodes all 23 fields (200 µs a record); all but the audio are in the table already,
+        # so the ArrayRecord below it is read, and one field parsed (8 µs).
+        self._raw = [
+            getattr(data, "data_source", None) if hasattr(data, "dataset_info") else None
+            for data in self._data
+        ]
+        self._source, self._position = table["source"], table["position"]
+        self._ids = table["id"]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker only reads audio: the TFDS object above a raw source stays here.
+        state = dict(self.__dict__)
+        state["_data"] = [
+            None if raw is not None else data for raw, data in zip(self._raw, self._data, strict=True)
+        ]
+        return state
+
+    def name(self, row: int) -> str:
+        """The record's id, for messages."""
+        return str(self._ids[row])
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """The whole stored example (in the process that opened the corpora)."""
+        return self._data[self._source[row]][int(self._position[row])]
+
+    def audio(self, row: int) -> bytes:
+        """The encoded audio of one record."""
+        number, position = int(self._source[row]), int(self._position[row])
+        if self._raw[number] is None:
+            return self._data[number][position]["audio"]
+        return _audio_field(self._raw[number][position])
+
+    def audios(self, rows: Sequence[int]) -> list[bytes | Exception]:
+        """The encoded audio of several records, read at once; an exception in the place of a bad one."""
+        out: list[bytes | Exception] = [b""] * len(rows)
+        for number in set(self._source[list(rows)].tolist()):
+            where = [i for i, row in enumerate(rows) if self._source[row] == number]
+            raw = self._raw[number]
+            try:
+                if raw is None:
+                    raise LookupError("no bulk access")
+                records = raw.__getitems__([int(self._position[rows[i]]) for i in where])
+                for i, record in zip(where, records, strict=True):
+                    out[i] = _audio_field(record)
+            except (
+                Exception
+            ) as error:  # One bad record spoils the bulk read of all: find it by reading singly.
+                if raw is not None:
+                    logging.warning(
+                        "Reading %d records at once failed (%s); reading them singly.", len(where), error
+                    )
+                for i in where:
+                    out[i] = self._audio_or_error(rows[i])
+        return out
+
+    def _audio_or_error(self, row: int) -> bytes | Exception:
+        try:
+            return self.audio(row)
+        except Exception as error:
+            return error
+
+
+def _audio_field(record: bytes) -> bytes:
+    return tf_example_pb2.Example.FromString(record).features.feature["audio"].bytes_list.value[0]
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _matches(tags: np.ndarray, ranges: Sequence[str]) -> np.ndarray:
+    """bool [n]: RFC 4647 basic filtering of language tags by ranges."""
+    lower = [item.lower() for item in ranges]
+    return _map_unique(
+        tags, lambda tag: any(f"{tag.lower()}-".startswith(f"{item}-") for item in lower), bool
+    )
+
+
+def _strings(column: pyarrow.ChunkedArray) -> np.ndarray:
+    """Object array of str in which equal values are one object: small when pickled to workers."""
+    coded = column.combine_chunks().dictionary_encode()
+    return np.array(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _map_unique(values: np.ndarray, function: Any, dtype: Any) -> np.ndarray:
+    """`function` of every value, called once for each distinct one."""
+    table = {value: function(value) for value in set(values.tolist())}
+    return np.array([table[value] for value in values.tolist()], dtype)
+
+
+def _ids(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    index = {name: i for i, name in enumerate(names)}
+    return np.array([index.get(value, -1) for value in values.tolist()], np.int32)
