@@ -1,0 +1,76 @@
+"""From an emotion to prosody: published directions, continuous intensity, variation between utterances.
+
+Directions follow the reviews of Juslin & Laukka (2003, Psychological Bulletin 129, table 7: anger and
+happiness fast, loud, high, much f0 variability, much high-frequency energy; fear fast, high, little f0
+variability, soft unless panic; sadness slow, soft, low, little f0 variability, little high-frequency
+energy) and Scherer (2003, Speech Communication 40), the f0 and energy measurements of Banse & Scherer
+(1996, JPSP 70) and, for surprise (highest f0, widest range), Pell et al. (2009, Journal of Phonetics 37).
+They give directions; the sizes are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prosody:
+    """Deviations from a voice's own neutral speech; all zero = neutral.
+
+    pitch_st: f0 level, semitones.
+    range_oct: log2 of the factor of the f0 range in semitones.
+    rate_oct: log2 of the speaking rate's factor.
+    volume_db: loudness, dB.
+    tilt_db: spectral tilt, dB per octave around 1 kHz; positive = more high-frequency energy (tense voice).
+    rise: 0 to 1, how strongly the sentence ends with the intonation of a question.
+    """
+
+    pitch_st: float = 0.0
+    range_oct: float = 0.0
+    rate_oct: float = 0.0
+    volume_db: float = 0.0
+    tilt_db: float = 0.0
+    rise: float = 0.0
+
+
+# At intensity 1, before jitter.
+TARGETS: dict[str, Prosody] = {
+    "angry": Prosody(pitch_st=2.5, range_oct=0.35, rate_oct=0.2, volume_db=5.0, tilt_db=2.5),
+    "fear": Prosody(pitch_st=5.0, range_oct=-0.5, rate_oct=0.35, volume_db=-2.0, tilt_db=-0.5),
+    "happy": Prosody(pitch_st=4.0, range_oct=0.5, rate_oct=0.15, volume_db=2.5, tilt_db=1.0),
+    "neutral": Prosody(),
+    "sad": Prosody(pitch_st=-2.5, range_oct=-0.6, rate_oct=-0.4, volume_db=-4.0, tilt_db=-2.0),
+    "surprise": Prosody(pitch_st=6.0, range_oct=0.5, rate_oct=-0.1, volume_db=1.0, tilt_db=0.5, rise=0.8),
+}
+
+# Standard deviations from one utterance to the next; `rise` is a share of utterances, so it has none.
+JITTER = Prosody(pitch_st=1.3, range_oct=0.25, rate_oct=0.12, volume_db=2.0, tilt_db=0.8)
+
+
+def draw_prosody(emotion: str, intensity: float, rng: np.random.Generator) -> Prosody:
+    """One rendering of an emotion: intensity × target + normal jitter.
+
+    Args:
+      emotion: a key of TARGETS.
+      intensity: ≥ 0; 0 leaves only the jitter, 1 is the target.
+      rng: the source of the jitter; always the same number of draws.
+
+    Returns:
+      The prosody; its `rise` is 0 or 1.
+
+    Raises:
+      ValueError: unknown emotion, or an intensity that is negative or not finite.
+    """
+    if emotion not in TARGETS:
+        raise ValueError(f"no prosody for emotion {emotion!r}; there is {', '.join(TARGETS)}")
+    if not 0 <= intensity < np.inf:
+        raise ValueError(f"intensity must be a finite number ≥ 0, got {intensity}")
+    target, noise = TARGETS[emotion], rng.standard_normal(5)
+    names = ("pitch_st", "range_oct", "rate_oct", "volume_db", "tilt_db")
+    values = {
+        name: intensity * getattr(target, name) + getattr(JITTER, name) * z
+        for name, z in zip(names, noise.tolist(), strict=True)
+    }
+    return Prosody(**values, rise=float(rng.random() < intensity * target.rise))
