@@ -1,0 +1,207 @@
+"""Result rows: one per corpus × language × adaptation, each saying whether, or why not, it is zero-shot.
+
+Shared by every way of scoring (similarity in stage 1, label likelihood and generation in stage 2): all of
+them end in probabilities over a label space.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mser_jax.evaluation import metrics
+
+ADAPTATIONS = ("none", "corpus", "speaker")
+COLUMNS = ("corpus", "language", "speaker", "emotion")
+Row = dict[str, Any]
+
+# Tags that name the same language as another one in use: a corpus tagged "cmn" is not unseen by a model
+# trained on "zh" (ISO 639-3 members that BCP-47 data mixes with their macrolanguage).
+_SAME_LANGUAGE = {
+    "cmn": "zh",
+    "arb": "ar",
+    "pes": "fa",
+    "nb": "no",
+    "nn": "no",
+    "zsm": "ms",
+    "ekk": "et",
+    "swh": "sw",
+}
+_NO_LANGUAGE = ("", "und", "mul", "mis", "zxx")
+
+
+def primary(language: str) -> str:
+    """Primary subtag of a BCP-47 tag, lower case ("zh-CN" -> "zh"); "" where no one language is named."""
+    tag = language.replace("_", "-").split("-")[0].lower()
+    return "" if tag in _NO_LANGUAGE else _SAME_LANGUAGE.get(tag, tag)
+
+
+def why_not_zero_shot(
+    corpus: str,
+    language: str,
+    trained_on: Mapping[str, Iterable[str]],
+    seen_by: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+) -> str:
+    """Why a row is not zero-shot, or "" where it is: corpus and language absent from every training there
+    was.
+
+    Args:
+      corpus, language: of the row.
+      trained_on: {"corpora": names, "languages": BCP-47 tags} of the training mix.
+      seen_by: the same for each pretrained part, {"whisper-base": {"corpora": …, "languages": …}}.
+    """
+    reasons = []
+    for who, seen in {
+        "training": trained_on,
+        **{f"pretraining of {k}": v for k, v in (seen_by or {}).items()},
+    }.items():
+        corpora = {name.casefold() for name in seen.get("corpora", ())}
+        languages = {primary(tag): tag for tag in seen.get("languages", ())}
+        if corpus.casefold() in corpora:
+            reasons.append(f"corpus {corpus} in {who}")
+        if primary(language) and primary(language) in languages:
+            reasons.append(f"language {languages[primary(language)]} in {who}")
+        if "" in languages:
+            reasons.append(f"speech of unknown language in {who}")
+    if not primary(language):
+        reasons.append("its language is unknown")
+    return "; ".join(reasons)
+
+
+def check_columns(columns: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    """The COLUMNS as numpy string arrays [n]; ValueError naming what is missing or of another length."""
+    missing = [name for name in COLUMNS if name not in columns]
+    wrong = [
+        f"{name}: {len(columns[name])}" for name in COLUMNS if name in columns and len(columns[name]) != n
+    ]
+    if missing or wrong:
+        raise ValueError(
+            f"evaluation columns: missing {missing}, lengths {wrong}; expected {COLUMNS}, {n} rows each"
+        )
+    return {name: np.asarray(columns[name], dtype=str) for name in COLUMNS}
+
+
+def corpora_by_language(columns: Mapping[str, np.ndarray]) -> list[tuple[str, str, np.ndarray]]:
+    """(corpus, language, positions) of every pair that occurs, by language and then corpus."""
+    pairs = sorted(
+        {(lang, corpus) for corpus, lang in zip(columns["corpus"], columns["language"], strict=True)}
+    )
+    return [
+        (
+            str(corpus),
+            str(lang),
+            np.flatnonzero((columns["corpus"] == corpus) & (columns["language"] == lang)),
+        )
+        for lang, corpus in pairs
+    ]
+
+
+def make_rows(
+    probabilities: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    label_space: Sequence[str],
+    *,
+    trained_on: Mapping[str, Iterable[str]],
+    seen_by: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+    adapt: str = "none",
+    fallback: np.ndarray | None = None,
+    resamples: int = 1000,
+) -> list[Row]:
+    """Scores probabilities against the canonical emotions, one row per corpus × language.
+
+    Args:
+      probabilities: [n, labels] over `label_space`; the answer is the largest.
+      columns: COLUMNS as arrays [n] of strings. Utterances whose emotion is outside the label space are
+        skipped and counted by label. An unknown speaker ("") counts as one speaker.
+      label_space: names of the labels.
+      trained_on, seen_by: as in `why_not_zero_shot`.
+      adapt: one of ADAPTATIONS, noted on the rows.
+      fallback: bool [n], utterances whose speaker had too few for statistics of its own (adapt="speaker").
+      resamples: bootstrap draws.
+
+    Returns:
+      Rows of results.json; figures are None where no utterance could be scored, `ua_ci95`
+      and `ua_se` (bootstrap standard error) where there are fewer than two speakers.
+    """
+    columns = check_columns(columns, len(probabilities))
+    ids = {label: i for i, label in enumerate(label_space)}
+    references = np.array([ids.get(emotion, -1) for emotion in columns["emotion"]], np.int64)
+    rows = []
+    for corpus, language, where in corpora_by_language(columns):
+        scored = where[references[where] >= 0]
+        left_out = Counter(str(e) or "unknown" for e in columns["emotion"][where[references[where] < 0]])
+        why_not = why_not_zero_shot(corpus, language, trained_on, seen_by)
+        row = {"corpus": corpus, "language": language, "adapt": adapt}
+        row |= {"n": len(scored), "skipped": left_out.total(), "left_out": dict(sorted(left_out.items()))}
+        row |= {"zero_shot": not why_not} | ({"why_not": why_not} if why_not else {})
+        row |= _figures(probabilities[scored], references[scored], columns["speaker"][scored], resamples)
+        if adapt == "speaker" and fallback is not None:
+            row["fallback_utterances"] = int(fallback[where].sum())
+            row["fallback_speakers"] = len(np.unique(columns["speaker"][where[fallback[where]]]))
+        rows.append(row)
+    return rows
+
+
+def _figures(probabilities: np.ndarray, references: np.ndarray, speakers: np.ndarray, resamples: int) -> Row:
+    """Figures of one row from probabilities [n, labels], class ids [n] and speakers [n]."""
+    classes = probabilities.shape[1]
+    predictions = probabilities.argmax(-1)
+    names, who = np.unique(speakers, return_inverse=True)
+    by_speaker = np.stack(
+        [metrics.confusion(references[who == s], predictions[who == s], classes) for s in range(len(names))]
+        or [np.zeros((classes, classes), np.int64)]
+    )
+    matrix = by_speaker.sum(0)
+    draws = metrics.bootstrap(by_speaker, resamples)["ua"] if len(names) > 1 else None
+    out: Row = {"speakers": len(names)}
+    out |= {name: _number(value) for name, value in metrics.figures(matrix).items()}
+    out["ua_ci95"] = None if draws is None else list(metrics.interval95(draws))
+    out["ua_se"] = None if draws is None else float(draws.std())
+    out["ece"] = _number(metrics.expected_calibration_error(probabilities, references))
+    out["recall"] = [_number(value) for value in metrics.recall(matrix)]
+    out["confusion"] = matrix.tolist()
+    return out
+
+
+def _number(value: float | np.ndarray) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def macro(rows: Sequence[Row]) -> dict[str, Any]:
+    """Averages over languages (within a language over corpora first), zero-shot rows and all rows apart.
+
+    Rows with adapt="none" give {"zero_shot": figures, "all": figures}; adapted rows are never mixed in: they
+    stand below "adapt" as {"corpus": {"zero_shot": …, "all": …}, …}.
+    """
+
+    def both(adapt: str) -> dict[str, Any]:
+        mine = [row for row in rows if row["adapt"] == adapt]
+        return {"zero_shot": _average([row for row in mine if row["zero_shot"]]), "all": _average(mine)}
+
+    adapted = [name for name in ADAPTATIONS[1:] if any(row["adapt"] == name for row in rows)]
+    return {**both("none"), "adapt": {name: both(name) for name in adapted}}
+
+
+def _average(rows: Sequence[Row]) -> dict[str, Any]:
+    rows = [row for row in rows if row["n"]]
+    per_language = Counter(primary(row["language"]) for row in rows)
+    weights = np.array([1 / per_language[primary(row["language"])] / len(per_language) for row in rows])
+    out: dict[str, Any] = {
+        "languages": sorted(per_language),
+        "rows": len(rows),
+        "n": sum(row["n"] for row in rows),
+    }
+    for name in (*metrics.FIGURES, "ece"):
+        # Rounding in the weights must not push a perfect score above 1.
+        out[name] = min(float(np.dot(weights, [row[name] for row in rows])), 1.0) if rows else None
+    # The rows have speakers of their own, so their sampling errors add up in squares.
+    errors = [row["ua_se"] for row in rows]
+    if rows and None not in errors:
+        half = 1.96 * float(np.sqrt(np.sum((weights * errors) ** 2)))
+        out["ua_ci95"] = [max(out["ua"] - half, 0.0), min(out["ua"] + half, 1.0)]
+    else:
+        out["ua_ci95"] = None
+    return out
