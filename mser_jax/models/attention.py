@@ -1,0 +1,130 @@
+"""Multi-head attention and the transformer block that all towers are built from."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from mser_jax.models.layers import LayerNorm, Linear, dropout
+
+
+class MultiHeadAttention(nnx.Module):
+    """Scaled dot-product attention (Vaswani et al. 2017), of x to itself or to a memory of another width.
+
+    Logits and softmax are f32. `key_bias=False` is Whisper's: that bias shifts all logits of a query alike.
+
+    Raises:
+        ValueError: `num_heads` does not divide `width`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        memory_width: int | None = None,
+        key_bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        out_scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        if width % num_heads:
+            raise ValueError(
+                f"attention: width {width} is not a multiple of num_heads {num_heads}; change either"
+            )
+        self.num_heads = num_heads
+        memory_width = width if memory_width is None else memory_width
+        self.query = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = Linear(memory_width, width, use_bias=key_bias, dtype=dtype, rngs=rngs)
+        self.value = Linear(memory_width, width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, scale=out_scale, rngs=rngs)
+
+    def __call__(
+        self, x: jax.Array, memory: jax.Array | None = None, key_mask: jax.Array | None = None
+    ) -> jax.Array:
+        """x [B, T, width], memory [B, S, memory_width] (default x), key_mask bool [B, S] -> [B, T, width].
+
+        True in the mask = attend. With all its keys masked a row attends evenly to all: finite.
+        """
+        memory = x if memory is None else memory
+
+        def heads(y: jax.Array) -> jax.Array:
+            return y.reshape(*y.shape[:2], self.num_heads, -1)
+
+        q, k, v = heads(self.query(x)), heads(self.key(memory)), heads(self.value(memory))
+        mask = None if key_mask is None else key_mask[:, None, None, :]
+        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(x.shape))
+
+
+class Block(nnx.Module):
+    """Self-attention, cross-attention where `memory_width` is given, MLP with exact GELU; each residual.
+
+    `norm_first=True` normalises the input of each branch (pre-norm: Whisper, Q-Former), False its sum with
+    the residual (post-norm: BERT). `depth` is the number of such blocks in the stack: pre-norm branches
+    start at 1/sqrt(branches in the stack), so that the residual stream does not grow with it (GPT-2).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_width: int,
+        *,
+        depth: int,
+        memory_width: int | None = None,
+        norm_first: bool = True,
+        key_bias: bool = True,
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.norm_first, self.dropout = norm_first, dropout
+        branches = depth * (2 if memory_width is None else 3)
+        common = {"dtype": dtype, "rngs": rngs}
+        scale = 1.0 / math.sqrt(branches) if norm_first else 1.0
+
+        self.attention = MultiHeadAttention(width, num_heads, key_bias=key_bias, out_scale=scale, **common)
+        self.attention_norm = LayerNorm(width, eps=norm_eps, dtype=dtype)
+        if memory_width is None:
+            self.cross_attention = self.cross_attention_norm = None
+        else:
+            self.cross_attention = MultiHeadAttention(
+                width, num_heads, memory_width=memory_width, key_bias=key_bias, out_scale=scale, **common
+            )
+            self.cross_attention_norm = LayerNorm(width, eps=norm_eps, dtype=dtype)
+        self.mlp_in = Linear(width, mlp_width, **common)
+        self.mlp_out = Linear(mlp_width, width, scale=scale, **common)
+        self.mlp_norm = LayerNorm(width, eps=norm_eps, dtype=dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        key_mask: jax.Array | None = None,
+        memory: jax.Array | None = None,
+        memory_mask: jax.Array | None = None,
+        *,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """x [B, T, width], key_mask bool [B, T], memory [B, S, memory_width], its mask bool [B, S] -> like x.
+
+        `rng` draws the dropout of each branch; None switches it off.
+        """
+        rngs = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+        branches = [(self.attention_norm, lambda y: self.attention(y, key_mask=key_mask), rngs[0])]
+        if self.cross_attention is not None:
+            cross = self.cross_attention
+            branches.append((self.cross_attention_norm, lambda y: cross(y, memory, memory_mask), rngs[1]))
+        branches.append(
+            (self.mlp_norm, lambda y: self.mlp_out(jax.nn.gelu(self.mlp_in(y), approximate=False)), rngs[2])
+        )
+        for norm, branch, key in branches:
+            if self.norm_first:
+                x = x + dropout(branch(norm(x)), self.dropout, key)
+            else:
+                x = norm(x + dropout(branch(x), self.dropout, key))
+        return x

@@ -1,0 +1,164 @@
+"""Stage 1's network: speech and text into one space of unit vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from mser_jax.models.adversary import AdversaryHeads
+from mser_jax.models.emotion_qformer import AttentionPool, EmotionQFormer, QFormerConfig
+from mser_jax.models.layers import Linear
+from mser_jax.models.log_mel import HOP, WINDOW, log_mel
+from mser_jax.models.spec_augment import SpecAugmentConfig, spec_augment
+from mser_jax.models.text_encoder import TextEncoder, TextEncoderConfig
+from mser_jax.models.whisper import SpeechEncoderConfig, WhisperEncoder
+from mser_jax.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderConfig:
+    """All sizes of the network; the defaults fit a laptop.
+
+    `heads` are the adversary's: (name, number of classes) pairs. `dtype` is that of the arithmetic inside the
+    towers (float32 or bfloat16); parameters, norms, softmax, embeddings and heads are f32 always.
+    """
+
+    speech: SpeechEncoderConfig = dataclasses.field(default_factory=SpeechEncoderConfig)
+    text: TextEncoderConfig = dataclasses.field(default_factory=TextEncoderConfig)
+    qformer: QFormerConfig = dataclasses.field(default_factory=QFormerConfig)
+    spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
+    embed_dim: int = 256
+    logit_scale_init: float = 1 / 0.07
+    logit_scale_max: float = 100.0
+    heads: tuple[tuple[str, int], ...] = ()
+    dtype: DTypeLike = jnp.float32
+
+
+class SpeechOutput(NamedTuple):
+    """`embedding` f32 [B, E], unit norm; `pooled` f32 [B, D], what it is made of; `queries` [B, N, D]."""
+
+    embedding: jax.Array
+    pooled: jax.Array
+    queries: jax.Array
+
+
+def unit_norm(x: jax.Array) -> jax.Array:
+    """[..., E] -> f32 [..., E] of Euclidean norm 1; zeros (and their gradient) stay finite."""
+    x = x.astype(jnp.float32)
+    return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
+
+
+def mean_pool(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of x [B, L, D] over mask bool [B, L] -> f32 [B, D]; zeros where nothing is unmasked."""
+    total = jnp.where(mask[..., None], x.astype(jnp.float32), 0.0).sum(1)
+    return total / jnp.maximum(mask.sum(1)[:, None], 1)
+
+
+@jax.custom_vjp
+def clamped_exp(x: jax.Array, maximum: float) -> jax.Array:
+    """min(exp(x), maximum). At the limit only a gradient that leads back inside passes.
+
+    A plain `minimum` has no gradient there: a temperature that once touched its limit would stay.
+    """
+    return jnp.minimum(jnp.exp(x), maximum)
+
+
+def _clamped_exp_forward(x: jax.Array, maximum: float) -> tuple[jax.Array, Any]:
+    y = clamped_exp(x, maximum)
+    return y, (y, maximum)
+
+
+def _clamped_exp_backward(residuals: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y, maximum = residuals
+    return jnp.where((y < maximum) | (g > 0), g * y, 0.0), jnp.zeros_like(maximum)
+
+
+clamped_exp.defvjp(_clamped_exp_forward, _clamped_exp_backward)
+
+
+class DualEncoder(nnx.Module):
+    """Speech tower, text tower, temperature and adversarial heads."""
+
+    def __init__(self, cfg: DualEncoderConfig, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.speech_encoder = WhisperEncoder(cfg.speech, dtype=cfg.dtype, rngs=rngs)
+        # Outside the encoder: it learns also where the encoder is frozen. Zeros: all layers alike.
+        self.layer_mix = nnx.Param(jnp.zeros(cfg.speech.num_layers + 1))
+        self.qformer = EmotionQFormer(cfg.qformer, cfg.speech.width, dtype=cfg.dtype, rngs=rngs)
+        self.pool = AttentionPool(cfg.qformer.width, rngs=rngs)
+        self.speech_projection = Linear(cfg.qformer.width, cfg.embed_dim, rngs=rngs)
+        self.text_encoder = TextEncoder(cfg.text, dtype=cfg.dtype, rngs=rngs)
+        self.text_projection = Linear(cfg.text.width, cfg.embed_dim, rngs=rngs)
+        self.log_logit_scale = nnx.Param(jnp.log(jnp.float32(cfg.logit_scale_init)))
+        self.adversary = AdversaryHeads(cfg.embed_dim, cfg.heads, rngs=rngs)
+
+    def encode_speech(
+        self, waveform: jax.Array, num_samples: jax.Array, *, rng: jax.Array | None = None
+    ) -> SpeechOutput:
+        """Waveform int16 or f32 [B, S] at 16 kHz (S ≤ 30 s), num_samples int [B] -> SpeechOutput.
+
+        `rng` draws SpecAugment and dropout; None is deterministic.
+        """
+        augment_rng, encoder_rng, qformer_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+        features, mask = log_mel(waveform, num_samples, self.cfg.speech.num_mels)
+        if augment_rng is not None:
+            features = spec_augment(features, mask, augment_rng, self.cfg.spec_augment)
+        mix = sharding.gather_weight(self.layer_mix[...])
+        encoded = self.speech_encoder(features, mask, mix_logits=mix, rng=encoder_rng)
+        queries = self.qformer(encoded.mixed, encoded.mask, rng=qformer_rng)
+        pooled = self.pool(queries)
+        return SpeechOutput(unit_norm(self.speech_projection(pooled)), pooled, queries)
+
+    def encode_text(
+        self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None
+    ) -> jax.Array:
+        """Tokens int [B, L], token_mask bool [B, L] -> unit embedding f32 [B, E]; `rng` draws dropout."""
+        pooled = mean_pool(self.text_encoder(tokens, token_mask, rng=rng), token_mask)
+        return unit_norm(self.text_projection(pooled))
+
+    def logit_scale(self) -> jax.Array:
+        """Inverse temperature, an f32 scalar ≤ cfg.logit_scale_max (CLIP: 1 / .07 at first, 100 at most)."""
+        return clamped_exp(sharding.gather_weight(self.log_logit_scale[...]), self.cfg.logit_scale_max)
+
+    def adversary_logits(self, embedding: jax.Array, scale: float | jax.Array) -> dict[str, jax.Array]:
+        """Embedding [B, E] -> logits f32 [B, classes] by head; x gets -`scale` times their gradient."""
+        return self.adversary(embedding, scale)
+
+
+def _block_flops(length: int, width: int, mlp: int, memory: int = 0, memory_width: int = 0) -> float:
+    """One block on one sequence: projections, attention, MLP; cross-attention to `memory` frames if any."""
+    own = 8 * length * width**2 + 4 * length**2 * width + 4 * length * width * mlp
+    cross = 4 * length * width**2 + 4 * memory * memory_width * width + 4 * length * memory * width
+    return own + (cross if memory else 0)
+
+
+def flops_per_example(cfg: DualEncoderConfig, num_samples: int, num_tokens: int) -> dict[str, float]:
+    """Forward floating-point operations for one padded pair, a multiply-add counted as 2.
+
+    Matrix products, convolutions and the FFT (2.5 n log2 n for a real one); element-wise work, a few
+    percent, is left out. A training step without remat costs about 3 times this.
+
+    Returns:
+        By part: "log_mel", "speech_encoder", "qformer", "text_encoder", "heads"; their sum is the total.
+    """
+    speech, text, qformer = cfg.speech, cfg.text, cfg.qformer
+    mel_frames = -(-num_samples // HOP)
+    after_first = -(-mel_frames // speech.conv_strides[0])
+    frames = speech.num_frames(mel_frames)
+    convs = 6 * speech.width * (after_first * speech.num_mels + frames * speech.width)
+    dim = cfg.embed_dim
+    return {
+        "log_mel": mel_frames * (2.5 * WINDOW * math.log2(WINDOW) + 2 * (WINDOW // 2 + 1) * speech.num_mels),
+        "speech_encoder": convs + speech.num_layers * _block_flops(frames, speech.width, speech.mlp_width),
+        "qformer": qformer.num_layers
+        * _block_flops(qformer.num_queries, qformer.width, qformer.mlp_width, frames, speech.width),
+        "text_encoder": text.num_layers * _block_flops(num_tokens, text.width, text.mlp_width),
+        "heads": 2.0 * dim * (qformer.width + text.width) + sum(2 * 128 * (dim + n) for _, n in cfg.heads),
+    }

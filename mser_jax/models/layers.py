@@ -1,0 +1,127 @@
+"""The small parts of every network: parameters in f32, arithmetic in `dtype`, normalisation in f32.
+
+Each layer gathers its own parameters where it uses them (`sharding.gather_weight`), so under FSDP only the
+weights of the layer at work are whole, also inside a scan over layers. Weights are cast to `dtype` *before*
+they are gathered: in bf16 that is half the traffic.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from mser_jax.parallel import sharding
+
+
+def fan_in_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int, scale: float = 1.0) -> jax.Array:
+    """f32 normal values truncated at two standard deviations, standard deviation `scale / sqrt(fan_in)`."""
+    # .8796: what truncation at ±2 leaves of the standard deviation of a unit normal.
+    std = scale / math.sqrt(fan_in) / 0.87962566103423978
+    return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+
+
+def dropout(x: jax.Array, rate: float, rng: jax.Array | None) -> jax.Array:
+    """`x` with a share `rate` set to 0 and the rest divided by 1 - rate; `x` itself if rng is None."""
+    if rng is None or rate == 0.0:
+        return x
+    # Drawn with the sharding of x: each device makes the random bits of its own rows only.
+    keep = jax.random.bernoulli(rng, 1.0 - rate, x.shape, out_sharding=jax.typeof(x).sharding)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
+    """Layer normalisation without parameters over the last axis: zero mean, unit variance, f32 out."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+class Linear(nnx.Module):
+    """[..., in] -> [..., out]: x @ kernel [in, out] (+ bias [out]).
+
+    `scale` multiplies the fan-in initialisation (for the last layer of a residual branch).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        self.kernel = nnx.Param(fan_in_normal(rngs.params(), (in_features, out_features), in_features, scale))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out] in `dtype`."""
+        y = x.astype(self.dtype) @ sharding.gather_weight(self.kernel[...].astype(self.dtype))
+        return y if self.bias is None else y + sharding.gather_weight(self.bias[...].astype(self.dtype))
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, computed in f32 (Ba et al. 2016); returns `dtype`."""
+
+    def __init__(self, width: int, *, eps: float = 1e-5, dtype: DTypeLike = jnp.float32):
+        self.eps, self.dtype = eps, dtype
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., width] -> [..., width]."""
+        scale, bias = sharding.gather_weight(self.scale[...]), sharding.gather_weight(self.bias[...])
+        return (normalise(x, self.eps) * scale + bias).astype(self.dtype)
+
+
+class Embedding(nnx.Module):
+    """Rows of a table [num, width]; integer ids [...] -> [..., width] in `dtype`. Initialised N(0, .02²)."""
+
+    def __init__(self, num: int, width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), (num, width), jnp.float32))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """Ids must lie in [0, num): others are clamped or become NaN, as jax indexing has it."""
+        # The table is not gathered: rows travel, not a vocabulary.
+        return sharding.lookup(self.table[...], ids).astype(self.dtype)
+
+
+class Conv1d(nnx.Module):
+    """Convolution over time with kernel [size, in, out], zeros around it (size // 2), and a stride."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        size: int,
+        *,
+        stride: int = 1,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.stride, self.dtype = stride, dtype
+        self.kernel = nnx.Param(
+            fan_in_normal(rngs.params(), (size, in_features, out_features), size * in_features)
+        )
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, time, in] -> [batch, ceil(time / stride), out] for odd sizes."""
+        kernel = sharding.gather_weight(self.kernel[...].astype(self.dtype))
+        pad = kernel.shape[0] // 2
+        y = lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel,
+            (self.stride,),
+            [(pad, pad)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
+        return y + sharding.gather_weight(self.bias[...].astype(self.dtype))

@@ -1,0 +1,145 @@
+"""Whisper-shaped speech encoder for any length up to 30 s (Radford et al. 2022, §2.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from mser_jax.models.attention import Block
+from mser_jax.models.layers import Conv1d, LayerNorm, dropout, normalise
+from mser_jax.models.stack import run_layers, stack_layers
+
+MAX_MEL_FRAMES = 3000
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechEncoderConfig:
+    """Sizes. Whisper-base: 6 layers, width 512, 8 heads, MLP 2048, 80 mels, strides (1, 2).
+
+    `conv_strides=(2, 2)` halves the frame rate to 25 Hz: half the cost of the layers.
+    """
+
+    num_layers: int = 4
+    width: int = 144
+    num_heads: int = 4
+    mlp_width: int = 576
+    num_mels: int = 80
+    conv_strides: tuple[int, int] = (1, 2)
+    dropout: float = 0.0
+    remat: str = "none"  # a key of stack.REMAT_POLICIES
+
+    def num_frames(self, mel_frames: int) -> int:
+        """Frames after both convolutions."""
+        return math.ceil(math.ceil(mel_frames / self.conv_strides[0]) / self.conv_strides[1])
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder returns; D = width, T = frames after the convolutions, L = layers.
+
+    `last` [B, T, D] after the final norm; `mask` bool [B, T] of valid frames; `mixed` f32 [B, T, D] where
+    mix_logits were given; `hidden_states` [L + 1, B, T, D] where asked for.
+    """
+
+    last: jax.Array
+    mask: jax.Array
+    mixed: jax.Array | None
+    hidden_states: jax.Array | None
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """Whisper's fixed positions f32 [length, width]: sines, then cosines, of geometric time scales 1 … 10000.
+
+    Its f32 roundings are kept (in the exponents and in the phases): without them late positions are 1e-4 off.
+    """
+    half = width // 2
+    exponents = np.float32(-math.log(10000) / (half - 1)) * np.arange(half, dtype=np.float32)
+    scales = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    phases = (np.arange(length, dtype=np.float32)[:, None] * scales).astype(np.float64)
+    return np.concatenate([np.sin(phases), np.cos(phases)], axis=1).astype(np.float32)
+
+
+class WhisperEncoder(nnx.Module):
+    """Two convolutions with GELU, fixed positions, pre-norm blocks, final norm.
+
+    Padded frames neither attend nor reach a valid frame through a convolution, so padding changes nothing.
+    """
+
+    def __init__(self, cfg: SpeechEncoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.cfg, self.dtype = cfg, dtype
+        first, second = cfg.conv_strides
+        self.conv1 = Conv1d(cfg.num_mels, cfg.width, 3, stride=first, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv1d(cfg.width, cfg.width, 3, stride=second, dtype=dtype, rngs=rngs)
+        self.layers = stack_layers(
+            lambda r: Block(
+                cfg.width,
+                cfg.num_heads,
+                cfg.mlp_width,
+                depth=cfg.num_layers,
+                key_bias=False,
+                dropout=cfg.dropout,
+                dtype=dtype,
+                rngs=r,
+            ),
+            cfg.num_layers,
+            rngs,
+        )
+        self.final_norm = LayerNorm(cfg.width, dtype=dtype)
+
+    def __call__(
+        self,
+        log_mel: jax.Array,
+        mask: jax.Array,
+        *,
+        mix_logits: jax.Array | None = None,
+        rng: jax.Array | None = None,
+        collect: bool = False,
+    ) -> EncoderOutput:
+        """log_mel [B, F, mels] (100 frames a second), mask bool [B, F] -> EncoderOutput.
+
+        Hidden states are counted as transformers does: 0 the input of the first layer, 1 … L-1 the outputs of
+        layers, L the output of the final norm. `mix_logits` f32 [L + 1] asks for
+        Σ softmax(mix_logits)_l · normalise(state_l).
+
+        Raises:
+            ValueError: more than 3000 mel frames.
+        """
+        if log_mel.shape[1] > MAX_MEL_FRAMES:
+            raise ValueError(
+                f"WhisperEncoder: {log_mel.shape[1]} mel frames, but the limit is 30 s = {MAX_MEL_FRAMES}. "
+                "Cut the audio first."
+            )
+        x, mask = self._embed(log_mel, mask)
+        x = dropout(x, self.cfg.dropout, None if rng is None else jax.random.fold_in(rng, 0))
+        weights = None if mix_logits is None else jax.nn.softmax(mix_logits.astype(jnp.float32))
+        out = run_layers(
+            self.layers,
+            x,
+            mask,
+            remat=self.cfg.remat,
+            rng=None if rng is None else jax.random.fold_in(rng, 1),
+            # The last layer counts after the final norm, below.
+            mix_weights=None if weights is None else weights[1:].at[-1].set(0.0),
+            collect=collect,
+        )
+        last = self.final_norm(out.last)
+        mixed = None
+        if weights is not None:
+            mixed = weights[0] * normalise(x) + out.mixed + weights[-1] * normalise(last)
+        states = jnp.concatenate([x[None], out.collected[:-1], last[None]]) if collect else None
+        return EncoderOutput(last, mask, mixed, states)
+
+    def _embed(self, log_mel: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The convolutions and positions: [B, F, mels], [B, F] -> [B, T, width], [B, T]."""
+        x = log_mel.astype(self.dtype)
+        for conv, stride in zip((self.conv1, self.conv2), self.cfg.conv_strides, strict=True):
+            # Invalid frames are set to the zeros a convolution sees beyond the end of an unpadded utterance.
+            x = jax.nn.gelu(conv(jnp.where(mask[..., None], x, 0.0)), approximate=False)
+            mask = mask[:, ::stride]
+        return x + sinusoids(x.shape[1], self.cfg.width).astype(self.dtype), mask
