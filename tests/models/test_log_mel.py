@@ -35,14 +35,14 @@ def test_filters_equal_librosa_and_transformers():
 @pytest.mark.parametrize("mels", [80, 128])
 @pytest.mark.parametrize("samples", [161, 1600, 16000 * 3 + 77, 479_990, 480_000])
 def test_equals_whisper_feature_extractor(samples, mels):
-    """Tolerance 1e-4 on values within ±2: f32 STFTs of two libraries."""
+    """Tolerance 3e-5 on values within ±2 (1.1e-5 was seen): f32 STFTs of two libraries."""
     wave = speech_like(samples, samples)
     extractor = WhisperFeatureExtractor(feature_size=mels)
     theirs = extractor(wave / np.float32(32768), sampling_rate=16000, return_tensors="np").input_features[0].T
     ours, mask = log_mel(wave[None], np.array([samples]), mels)
     frames = -(-samples // 160)
     assert ours.shape == (1, frames, mels) and mask.all()
-    np.testing.assert_allclose(ours[0], theirs[:frames], atol=1e-4)
+    np.testing.assert_allclose(ours[0], theirs[:frames], atol=3e-5)
     # float32 in, same thing out.
     np.testing.assert_array_equal(log_mel(wave[None] / np.float32(32768), np.array([samples]), mels)[0], ours)
 
