@@ -47,3 +47,19 @@ def base() -> ConfigDict:
     config.checkpointing = ConfigDict({"every": "200 steps", "keep_latest": 2, "keep_every": ""})
     config.telemetry = ConfigDict({"log_every": 20})
     return config
+
+
+def evaluation() -> dict:
+    """The `evaluate` section: what is scored, and how."""
+    return {
+        "every": "",  # budget between evaluations while training; one follows the last step anyway
+        "corpora": "",  # '' is data.corpora
+        "include_languages": "",
+        "exclude_languages": "",
+        "split": "validation,test",
+        "label_space": "6",  # 4, 5, 6, 7 or a list such as 'angry,sad'
+        "adapt": "none",  # any of none, corpus, speaker: unlabelled statistics, each in rows of its own
+        "prompt_languages": "en,fr,de,it,zh,es",
+        "batch_size": 64,
+        "bootstrap_samples": 1000,
+    }

@@ -59,7 +59,7 @@ def difference(expected: dict[str, Any], saved: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _flat(tree: Any) -> dict[str, Any]:  # noqa: ANN401
+def _flat(tree: Any) -> dict[str, Any]:
     return {sharding.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -118,10 +118,12 @@ class Checkpoints:
         try:
             self._orbax.wait()
         except Exception as error:
-            raise CheckpointError(f"Saving below {self.directory} failed: {error}. Earlier checkpoints are intact.") from error
+            raise CheckpointError(
+                f"Saving below {self.directory} failed: {error}. Earlier checkpoints are intact."
+            ) from error
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step` (default: newest) in the shapes, dtypes and shardings of `abstract`, whatever mesh saved it.
+        """The state at `step` (default: newest) in the shapes, dtypes and shardings of `abstract`, on its mesh.
 
         Raises:
             CheckpointMismatch: lists every leaf that does not fit.
@@ -162,7 +164,7 @@ class Checkpoints:
             raise CheckpointError(f"No checkpoint of step {step} below {self.directory}; there are {sorted(there)}.")
         return max(there) if step is None else step
 
-    def _read(self, step: int) -> Any:  # noqa: ANN401
+    def _read(self, step: int) -> Any:
         try:
             return self._orbax.checkpointables_metadata(step)
         except Exception as error:

@@ -25,7 +25,7 @@ class ConfigError(ValueError):
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """`flags_parser` for absl: parses `argv`, and turns a wrong `--config…` into one readable line and exit code 2."""
+    """`flags_parser` for absl: parses `argv`, a wrong `--config…` becomes one readable line and exit code 2."""
     try:
         _check_overrides(argv)
         return flags.FLAGS(list(argv))
@@ -97,19 +97,19 @@ def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def to_json(config: ConfigDict) -> str:
-    """One stable JSON text (sorted keys); `from_json` is its inverse."""
+    """One stable JSON text (sorted keys); `from_dict(json.loads(…))` is its inverse."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str) -> ConfigDict:
-    """Inverse of `to_json`: lists come back as tuples, as configs write them."""
+def from_dict(values: dict[str, Any]) -> ConfigDict:
+    """A config from parsed JSON: lists come back as tuples, as configs write them."""
 
-    def tuples(value: Any) -> Any:  # noqa: ANN401
+    def tuples(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: tuples(item) for key, item in value.items()}
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text)))
+    return ConfigDict(tuples(values))
 
 
 def config_hash(config: ConfigDict) -> str:
@@ -160,7 +160,9 @@ def steps(budget: str, batch_size: int, size: DataSize) -> int:
         return 0
     match = _BUDGET.match(budget)
     if not match:
-        raise ConfigError(f"{budget!r} is no budget: expected e.g. '300 steps', '1e6 examples', '20 epochs', '100 hours'")
+        raise ConfigError(
+            f"{budget!r} is no budget: expected e.g. '300 steps', '1e6 examples', '20 epochs', '100 hours'"
+        )
     number, unit = float(match[1]), match[2].rstrip("s")
     if unit == "step":
         return math.ceil(number)

@@ -63,7 +63,9 @@ def define(make: Callable[[nnx.Rngs], nnx.Module]) -> ModelDefinition:
     flat = nnx.to_flat_state(abstract)
     others = ["/".join(map(str, path)) for path, value in flat if not isinstance(value, nnx.Param)]
     if others:
-        raise TypeError(f"These variables are no nnx.Param: {others}. Compute constants in __call__, pass rngs as arguments.")
+        raise TypeError(
+            f"These variables are no nnx.Param: {others}. Compute constants in __call__, pass rngs as arguments."
+        )
     shapes = {
         "/".join(map(str, path)): jax.ShapeDtypeStruct(value.get_value().shape, value.get_value().dtype)
         for path, value in flat
@@ -92,7 +94,7 @@ def initializer(
     return init
 
 
-def abstract_state(init: Callable[[], TrainState], mesh: Mesh, rules: Any = ((".*", None),)) -> TrainState:  # noqa: ANN401
+def abstract_state(init: Callable[[], TrainState], mesh: Mesh, rules: Any = ((".*", None),)) -> TrainState:
     """The state as ShapeDtypeStructs with the shardings it has on `mesh` (moments like their parameters)."""
     shapes = jax.eval_shape(init)
     shardings = sharding.infer_shardings(shapes, mesh, rules)

@@ -39,9 +39,9 @@ class Program:
     train_step: Any
 
 
-def build(config: ConfigDict, mesh: Mesh) -> Program:
-    """Stage, model, optimiser and the jitted step for `config` on `mesh`; allocates nothing."""
-    stage = stages.make(config)
+def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program:
+    """Stage (made here unless given), model, optimiser and jitted step for `config` on `mesh`; allocates nothing."""
+    stage = stage or stages.make(config)
     definition = state.define(stage.build)
     size, batch_size = stage.data_size(), config.train.batch_size
     total = config_lib.steps(config.train.budget, batch_size, size)
@@ -72,9 +72,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         Preempted: a signal asked to stop; the state is saved (exit code 75).
         FloatingPointError: the loss was not finite `train.max_skipped` times in a row.
     """
-    mesh = mesh_lib.make_mesh(
-        config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode
-    )
+    mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
     with jax.set_mesh(mesh), preemption.StopRequest() as stop:
         program = build(config, mesh)
         logging.info("Mesh %s on %s\n%s", dict(mesh.shape), mesh.devices.flat[0].device_kind, program.stage.describe())
@@ -179,7 +177,7 @@ class Loop:
             begin = time.monotonic()
             folder = self.workdir / "evaluations" / evaluator.name / f"step_{number:08d}"
             try:
-                values = dict(evaluator.run(train_state.params, number, folder))
+                values = dict(evaluator.run(train_state.params, number, self.workdir, folder))
             except Exception:
                 logging.exception("Evaluator %s failed at step %d; training goes on", evaluator.name, number)
                 continue
@@ -218,7 +216,7 @@ class Loop:
             logging.warning("Step %d skipped: loss %s, gradient norm %s", number, values["loss"], values["grad_norm"])
         if self._skipped_in_a_row >= self.config.train.max_skipped:
             raise FloatingPointError(
-                f"The loss or its gradient was not finite {self._skipped_in_a_row} steps in a row, up to step {number}. "
+                f"The loss or its gradient was not finite {self._skipped_in_a_row} steps in a row, up to {number}. "
                 f"The parameters are those before. Utterances of the last batch: {', '.join(self.stage.names(batch))}. "
                 "Look at them, or lower optim.learning_rate; train.max_skipped sets the patience."
             )

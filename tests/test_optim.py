@@ -39,13 +39,11 @@ def test_adamw_equals_a_float64_line():
     grads = [{path: rng.normal(size=value.shape) for path, value in params.items()} for _ in range(5)]
     multipliers = {"a/kernel": 1.0, "a/bias": 0.1}
     rate, b1, b2, eps, decay, clip = 0.01, 0.9, 0.98, 1e-8, 0.1, 1.0
-    tx = optim.make_optimizer(
-        multipliers, lambda step: rate, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip
-    )
+    tx = optim.make_optimizer(multipliers, lambda step: rate, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip)
     ours = {path: jnp.asarray(value, jnp.float32) for path, value in params.items()}
     state = tx.init(ours)
-    m = {path: 0.0 for path in params}
-    v = {path: 0.0 for path in params}
+    m = dict.fromkeys(params, 0.0)
+    v = dict.fromkeys(params, 0.0)
     for t, grad in enumerate(grads, start=1):
         updates, state = tx.update({p: jnp.asarray(g, jnp.float32) for p, g in grad.items()}, state, ours)
         ours = {path: ours[path] + updates[path] for path in ours}

@@ -21,7 +21,7 @@ def run(monkeypatch):
 
     def go(workdir, stage=None, **sections):
         stage = stage or ToyStage()
-        monkeypatch.setattr(stages, "make", lambda config: stage)
+        monkeypatch.setattr(stages, "make", lambda config, metadata=None: stage)
         train.run(toy_config(**sections), str(workdir))
         return stage
 

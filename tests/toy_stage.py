@@ -49,7 +49,7 @@ class Accuracy:
     def __init__(self, stage):
         self.stage = stage
 
-    def run(self, params, step, folder):
+    def run(self, params, step, run, folder):
         self.stage.events.append(("evaluate", step))
         if self.stage.broken_evaluator:
             raise RuntimeError("the evaluator is broken")

@@ -15,9 +15,7 @@ from mser_jax.corpora import emotions, registry
 
 def main() -> int:
     """Builds (or finds) the corpus; 0 when it is there, 1 with the reason on stderr when not."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", metavar="SPEC")
     parser.add_argument("--data_dir", default="", help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets")
     args = parser.parse_args()
@@ -47,9 +45,7 @@ def describe(report: dict[str, Any]) -> list[str]:
         f"labels that fit no canonical emotion: {report['unlabelled'] or 'none'}",
         f"skipped: {report['skipped_by_reason'] or 'none'}",
     ]
-    lines += [
-        f"  {item['path']}: {item['reason']}, {item['detail']}" for item in report["skipped_items"][:20]
-    ]
+    lines += [f"  {item['path']}: {item['reason']}, {item['detail']}" for item in report["skipped_items"][:20]]
     if report["skipped"] > 20:
         lines.append(f"  … all {report['skipped']} are in report.json")
     return lines

@@ -57,9 +57,7 @@ class AudioInfo:
     gain: float
 
 
-def load(
-    audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0
-) -> tuple[np.ndarray, AudioInfo]:
+def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) -> tuple[np.ndarray, AudioInfo]:
     """Reads, checks and converts one recording.
 
     Channels are averaged and other rates resampled by soxr VHQ; 16 kHz mono 16-bit samples pass unchanged.

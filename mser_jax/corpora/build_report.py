@@ -83,12 +83,10 @@ class BuildReport:
             "downmixed": self.downmixed,
             "hours_total": round(sum(self.seconds.values()) / 3600, 4),
             "hours": {
-                name: self._sum(self.seconds, axis, 3600)
-                for axis, name in enumerate(("corpus", "language", "emotion"))
+                name: self._sum(self.seconds, axis, 3600) for axis, name in enumerate(("corpus", "language", "emotion"))
             },
             "utterances": {
-                name: self._sum(self.utterances, axis, 1)
-                for axis, name in enumerate(("corpus", "language", "emotion"))
+                name: self._sum(self.utterances, axis, 1) for axis, name in enumerate(("corpus", "language", "emotion"))
             },
             "by_language_and_emotion": self._crossed(),
             "megabytes": round(self.bytes / 2**20, 2),

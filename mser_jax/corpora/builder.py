@@ -109,9 +109,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
           ValueError: an argument, where this corpus takes none.
         """
         if argument:
-            raise ValueError(
-                f"corpus {cls.name!r} takes no argument, got {argument!r}: write just {cls.name!r}"
-            )
+            raise ValueError(f"corpus {cls.name!r} takes no argument, got {argument!r}: write just {cls.name!r}")
         return cls(data_dir=data_dir or None)
 
     @abc.abstractmethod
@@ -232,9 +230,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             for raw, outcome in _convert_in_order(self.raw_utterances()):
                 bar.update()
                 if raw.id in seen:
-                    raise ValueError(
-                        f"corpus {self.name}: id {raw.id!r} comes twice ({raw.name}); ids must be unique"
-                    )
+                    raise ValueError(f"corpus {self.name}: id {raw.id!r} comes twice ({raw.name}); ids must be unique")
                 seen.add(raw.id)
                 if isinstance(outcome, audio_check.BadAudio):
                     report.skip(raw.name, outcome)

@@ -201,9 +201,7 @@ def label_space(spec: int | str) -> tuple[str, ...]:
     text = str(spec).strip()
     if text.lstrip("-").isdigit():
         if int(text) not in LABEL_SPACES:
-            raise ValueError(
-                f"label space {text}: sizes are {sorted(LABEL_SPACES)}, or give names: 'angry,sad'"
-            )
+            raise ValueError(f"label space {text}: sizes are {sorted(LABEL_SPACES)}, or give names: 'angry,sad'")
         return LABEL_SPACES[int(text)]
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -215,10 +213,6 @@ def label_space(spec: int | str) -> tuple[str, ...]:
 
 
 def _unknown(name: str) -> str:
-    near = (
-        [canonical(name)[0]]
-        if canonical(name)[0]
-        else difflib.get_close_matches(name, EMOTIONS, n=1, cutoff=0.4)
-    )
+    near = [canonical(name)[0]] if canonical(name)[0] else difflib.get_close_matches(name, EMOTIONS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown emotion {name!r}.{hint} Canonical emotions: {', '.join(EMOTIONS)}"

@@ -62,7 +62,7 @@ class Utterance:
         return cls(**{f.name: _python(f, example[f.name]) for f in dataclasses.fields(cls)})
 
 
-def _python(field: dataclasses.Field[Any], value: Any) -> Any:  # noqa: ANN401
+def _python(field: dataclasses.Field[Any], value: Any) -> Any:
     if field.type == "str":
         return value.decode("utf-8") if isinstance(value, bytes) else str(value)
     if field.type == "bytes":

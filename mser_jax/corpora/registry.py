@@ -78,9 +78,7 @@ def parse_specs(specs: str) -> list[tuple[str, float]]:
         spec, weight = _split_weight(text)
         _import_path(spec.partition(":")[0])
         if spec in dict(parsed):
-            raise ValueError(
-                f"corpora {specs!r}: {spec!r} is given twice; give it once with a weight, as {spec}@2"
-            )
+            raise ValueError(f"corpora {specs!r}: {spec!r} is given twice; give it once with a weight, as {spec}@2")
         parsed.append((spec, weight))
     if not parsed:
         raise ValueError(f"corpora {specs!r}: expected at least one of {', '.join(sorted(BUILDERS))}")

@@ -36,9 +36,7 @@ class ShardWriter(contextlib.AbstractContextManager):
         """Appends one example of the features."""
         if self._writer is None or self._shard_bytes > SHARD_BYTES:
             self._close()
-            self._writer = array_record_module.ArrayRecordWriter(
-                os.fspath(self._part(len(self._lengths))), OPTIONS
-            )
+            self._writer = array_record_module.ArrayRecordWriter(os.fspath(self._part(len(self._lengths))), OPTIONS)
             self._lengths.append(0)
             self._shard_bytes = 0
         serialized = self._serializer.serialize_example(self._features.encode_example(example))

@@ -122,9 +122,7 @@ def read_manifest(folder: epath.Path) -> list[ManifestRow]:
             raise ValueError(f"{manifest}, line {number}: {error}") from error
         first = seen.setdefault(row.fields["id"], number)
         if first != number:
-            raise ValueError(
-                f"{manifest}, line {number}: path {row.fields['id']!r} was already listed in line {first}"
-            )
+            raise ValueError(f"{manifest}, line {number}: path {row.fields['id']!r} was already listed in line {first}")
         rows.append(row)
     if not rows:
         raise ValueError(f"{manifest} is empty. {EXPECTED}")

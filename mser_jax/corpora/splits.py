@@ -10,9 +10,7 @@ import numpy as np
 NAMES = ("train", "validation", "test")
 
 
-def speaker_split(
-    speaker: str, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), salt: str = ""
-) -> str:
+def speaker_split(speaker: str, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), salt: str = "") -> str:
     """Split of a speaker by hash alone: no speaker is in two, and adding others moves nobody.
 
     The fractions (train, validation, test; sum 1) therefore hold for many speakers only. `salt` draws another

@@ -77,9 +77,7 @@ class Stratum:
 
 def strata(table: MixtureTable, options: MixtureOptions) -> list[Stratum]:
     """Every (source, corpus, language, emotion) of the table, ordered by key, with its weight."""
-    keys = list(
-        zip(*(table[name].tolist() for name in ("source", "corpus", "primary", "emotion_id")), strict=True)
-    )
+    keys = list(zip(*(table[name].tolist() for name in ("source", "corpus", "primary", "emotion_id")), strict=True))
     groups: dict[tuple[int, str, str, int], list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(key, []).append(row)

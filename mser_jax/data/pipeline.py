@@ -154,14 +154,10 @@ def eval_batches(
 def _iterate(dataset: grain.MapDataset, read: ReadOptions) -> grain.IterDataset:
     if not read.num_workers:
         threads = read.num_threads if read.prefetch else 0
-        return dataset.to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read.prefetch)
-        )
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read.prefetch))
     # Each worker is a thread of work by itself.
     inline = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    workers = grain.MultiprocessingOptions(
-        num_workers=read.num_workers, per_worker_buffer_size=max(1, read.prefetch)
-    )
+    workers = grain.MultiprocessingOptions(num_workers=read.num_workers, per_worker_buffer_size=max(1, read.prefetch))
     return inline.mp_prefetch(workers, worker_init_fn=keep_off_accelerators)
 
 

@@ -66,14 +66,10 @@ class CaptionOptions:
     def __post_init__(self) -> None:
         names = dict(self.kinds)
         if set(names) - set(KINDS) or not any(names.values()) or min(names.values()) < 0:
-            raise ValueError(
-                f"captions.kinds={self.kinds}: expected weights ≥ 0, one of them > 0, for some of {KINDS}"
-            )
+            raise ValueError(f"captions.kinds={self.kinds}: expected weights ≥ 0, one of them > 0, for some of {KINDS}")
         _check_languages(self.languages)
         if not 0 <= self.transcript_probability <= 1:
-            raise ValueError(
-                f"captions.transcript_probability={self.transcript_probability}: expected a probability"
-            )
+            raise ValueError(f"captions.transcript_probability={self.transcript_probability}: expected a probability")
 
 
 def _check_languages(languages: Sequence[str]) -> None:
@@ -107,11 +103,7 @@ def caption(facts: Facts, rng: np.random.Generator, options: CaptionOptions) -> 
     table = tables[language if facts.emotion in tables[language]["emotions"] else "en"]
     kind = _draw_kind(options.kinds, rng.random())
     extra = (
-        _facts_words(facts, table)
-        if kind == "facts"
-        else _acoustic_words(facts, table)
-        if kind == "acoustics"
-        else {}
+        _facts_words(facts, table) if kind == "facts" else _acoustic_words(facts, table) if kind == "acoustics" else {}
     )
     if kind != "emotion" and extra is None:
         kind, extra = "emotion", {}
@@ -133,9 +125,7 @@ def label_prompts(label: str, languages: Sequence[str] | None = None) -> list[st
     """
     languages = prompt_languages() if languages is None else tuple(languages)
     _check_languages(languages)
-    tables = [_tables()[name] for name in languages if label in _tables()[name]["emotions"]] or [
-        _tables()["en"]
-    ]
+    tables = [_tables()[name] for name in languages if label in _tables()[name]["emotions"]] or [_tables()["en"]]
     texts = []
     for table in tables:
         words = _emotion_words(label, table)
@@ -183,9 +173,7 @@ def _speaker(facts: Facts, table: Mapping[str, Any]) -> str:
 def _acoustic_words(facts: Facts, table: Mapping[str, Any]) -> dict[str, str] | None:
     """Words for {acoustics} and {speaker}, or None where nothing stands out."""
     words = table["acoustics"]
-    named = [
-        words[name][level > 0] for name in ("pitch", "loudness", "rate") if (level := getattr(facts, name))
-    ]
+    named = [words[name][level > 0] for name in ("pitch", "loudness", "rate") if (level := getattr(facts, name))]
     if not named:
         return None
     listed = words["join"].join(named[:-1])

@@ -148,9 +148,7 @@ def load_table(specs: str, data_dir: str) -> MixtureTable:
     """Opens (on first use: builds) every corpus of a comma list of specs and joins them, unfiltered."""
     from mser_jax.corpora import registry  # Workers import this module and never build a corpus.
 
-    return join(
-        [(registry.open_corpus(spec, data_dir), weight) for spec, weight in registry.parse_specs(specs)]
-    )
+    return join([(registry.open_corpus(spec, data_dir), weight) for spec, weight in registry.parse_specs(specs)])
 
 
 def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
@@ -161,9 +159,7 @@ def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
     """
     parts = []
     for number, (prepared, _) in enumerate(corpora):
-        missing = [
-            name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if name not in prepared.index.column_names
-        ]
+        missing = [name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if name not in prepared.index.column_names]
         if missing or len(prepared.index) != len(prepared.source):
             raise ValueError(
                 f"{prepared.spec}: index with {len(prepared.index)} rows, columns missing: {missing}; data "
@@ -193,8 +189,7 @@ class RecordSource:
         # TFDS parses and decodes all 23 fields (200 µs a record); all but the audio are in the table already,
         # so the ArrayRecord below it is read, and one field parsed (8 µs).
         self._raw = [
-            getattr(data, "data_source", None) if hasattr(data, "dataset_info") else None
-            for data in self._data
+            getattr(data, "data_source", None) if hasattr(data, "dataset_info") else None for data in self._data
         ]
         self._source, self._position = table["source"], table["position"]
         self._ids = table["id"]
@@ -205,9 +200,7 @@ class RecordSource:
     def __getstate__(self) -> dict[str, Any]:
         # A worker only reads audio: the TFDS object above a raw source stays here.
         state = dict(self.__dict__)
-        state["_data"] = [
-            None if raw is not None else data for raw, data in zip(self._raw, self._data, strict=True)
-        ]
+        state["_data"] = [None if raw is not None else data for raw, data in zip(self._raw, self._data, strict=True)]
         return state
 
     def name(self, row: int) -> str:
@@ -237,13 +230,9 @@ class RecordSource:
                 records = raw.__getitems__([int(self._position[rows[i]]) for i in where])
                 for i, record in zip(where, records, strict=True):
                     out[i] = _audio_field(record)
-            except (
-                Exception
-            ) as error:  # One bad record spoils the bulk read of all: find it by reading singly.
+            except Exception as error:  # One bad record spoils the bulk read of all: find it by reading singly.
                 if raw is not None:
-                    logging.warning(
-                        "Reading %d records at once failed (%s); reading them singly.", len(where), error
-                    )
+                    logging.warning("Reading %d records at once failed (%s); reading them singly.", len(where), error)
                 for i in where:
                     out[i] = self._audio_or_error(rows[i])
         return out
@@ -266,9 +255,7 @@ def _items(text: str) -> list[str]:
 def _matches(tags: np.ndarray, ranges: Sequence[str]) -> np.ndarray:
     """bool [n]: RFC 4647 basic filtering of language tags by ranges."""
     lower = [item.lower() for item in ranges]
-    return _map_unique(
-        tags, lambda tag: any(f"{tag.lower()}-".startswith(f"{item}-") for item in lower), bool
-    )
+    return _map_unique(tags, lambda tag: any(f"{tag.lower()}-".startswith(f"{item}-") for item in lower), bool)
 
 
 def _strings(column: pyarrow.ChunkedArray) -> np.ndarray:

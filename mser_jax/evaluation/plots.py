@@ -68,15 +68,11 @@ def save_confusions(rows: Sequence[Row], label_space: Sequence[str], path: epath
         if row["adapt"] == "none" and row["n"]:
             by_language.setdefault(primary(row["language"]) or "unknown", []).append(row)
     if not by_language:
-        raise ValueError(
-            f"no confusion matrix to draw: none of {len(rows)} rows is adapt='none' with utterances"
-        )
+        raise ValueError(f"no confusion matrix to draw: none of {len(rows)} rows is adapt='none' with utterances")
     down, across = _grid(len(by_language))
     side = 0.5 * len(label_space) + 0.5
     ragged = 0.5 * (down * across > len(by_language))
-    figure = Figure(
-        figsize=(across * side + 1.9, down * (side + 0.2) + 0.9 + ragged), dpi=_DPI, layout="constrained"
-    )
+    figure = Figure(figsize=(across * side + 1.9, down * (side + 0.2) + 0.9 + ragged), dpi=_DPI, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for panel in panels.flat[len(by_language) :]:
         panel.set_visible(False)
@@ -85,9 +81,7 @@ def save_confusions(rows: Sequence[Row], label_space: Sequence[str], path: epath
         panels.flat[i].set_title(_title(language, mine), fontsize=9)
         # The panel above a hidden one carries the labels of its column.
         panels.flat[i].tick_params(labelbottom=i + across >= len(by_language))
-    figure.colorbar(
-        image, ax=panels, shrink=0.6, label="% of the reference class", ticks=[0, 25, 50, 75, 100]
-    )
+    figure.colorbar(image, ax=panels, shrink=0.6, label="% of the reference class", ticks=[0, 25, 50, 75, 100])
     figure.supxlabel("predicted", fontsize=10)
     figure.supylabel("reference", fontsize=10)
     return _save(figure, path)
@@ -96,8 +90,8 @@ def save_confusions(rows: Sequence[Row], label_space: Sequence[str], path: epath
 def _title(language: str, rows: Sequence[Row]) -> str:
     ua = np.mean([row["ua"] for row in rows])
     corpora = f", {len(rows)} corpora" if len(rows) > 1 else ""
-    seen = "zero-shot" if all(row["zero_shot"] for row in rows) else "not zero-shot"
-    return f"{language} ({seen})\nUA {100 * ua:.1f} %, n = {sum(row['n'] for row in rows)}{corpora}"
+    protocols = " + ".join(sorted({row["protocol"].replace("_", "-") for row in rows}))
+    return f"{language} ({protocols})\nUA {100 * ua:.1f} %, n = {sum(row['n'] for row in rows)}{corpora}"
 
 
 def _confusion(panel: Axes, rows: Sequence[Row], label_space: Sequence[str]) -> AxesImage:

@@ -13,11 +13,11 @@ from typing import Any
 from etils import epath
 
 from mser_jax.evaluation.metrics import FIGURES
-from mser_jax.evaluation.rows import ADAPTATIONS, Row, macro, primary
+from mser_jax.evaluation.rows import ADAPTATIONS, PROTOCOLS, Row, macro, primary
 
 FILE = "results.json"
 
-_HEAD = ("corpus", "language", "zero-shot", "n", "skipped", "speakers", "UA  [95 % interval]")
+_HEAD = ("corpus", "language", "protocol", "n", "skipped", "speakers", "UA  [95 % interval]")
 _HEAD += ("WA", "macro-F1", "weighted-F1", "ECE")
 _TITLES = {
     "none": "as is (no adaptation)",
@@ -46,6 +46,7 @@ _ROW = {
     "skipped": int,
     "left_out": dict,
     "speakers": int,
+    "protocol": str,
     "zero_shot": bool,
     "confusion": list,
     "recall": list,
@@ -140,6 +141,8 @@ def _row_problems(where: str, row: Row, classes: int) -> Iterator[str]:
         return
     if row["adapt"] not in ADAPTATIONS:
         yield f"{where}adapt: expected one of {ADAPTATIONS}, got {row['adapt']!r}"
+    if row["protocol"] not in PROTOCOLS or row["zero_shot"] != (row["protocol"] == "zero_shot"):
+        yield f"{where}protocol: expected one of {PROTOCOLS} that fits zero_shot, got {row['protocol']!r}"
     if row["zero_shot"] == bool(row.get("why_not")):
         yield f"{where}why_not: must stand exactly where zero_shot is false, got {row.get('why_not')!r}"
     if [len(line) for line in row["confusion"]] != [classes] * classes:
@@ -169,9 +172,7 @@ def write(results: Mapping[str, Any], directory: epath.PathLike) -> epath.Path:
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / FILE, folder / f"{FILE}.part-{os.getpid()}"
-    part.write_text(
-        json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    part.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return part.replace(target)
 
 
@@ -194,9 +195,10 @@ def format_table(results: Mapping[str, Any]) -> str:
         if not rows:
             continue
         averages = results["macro"] if adapt == "none" else results["macro"]["adapt"][adapt]
-        lines = [_line(row, "yes" if row["zero_shot"] else "no") for row in rows]
-        lines += [_line(averages["zero_shot"], "yes"), _line(averages["all"], "all")]
-        out += ["", f"{_TITLES[adapt]}:", *_columns(_HEAD, lines, rule_before=len(rows))]
+        lines = [_line(row, row["protocol"]) for row in rows]
+        groups = [name for name in (*PROTOCOLS, "all") if name in averages]
+        lines += [_line(averages[name], name) for name in groups]
+        out += ["", f"{_TITLES[adapt]}:", *_columns(_HEAD, lines, 3, rule_before=len(rows))]
         fallen = sum(row.get("fallback_speakers", 0) for row in rows)
         if fallen:
             out.append(f"  {fallen} speakers had too few utterances and use the corpus mean")
@@ -214,23 +216,21 @@ def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"{_figure(row['ua'])}  {span:<14}", *map(_figure, rest))
 
 
-def _line(row: Mapping[str, Any], zero_shot: str) -> tuple[Any, ...]:
+def _line(row: Mapping[str, Any], protocol: str) -> tuple[Any, ...]:
     """Cells of a row, or of an average over languages."""
     languages = len(row.get("languages", ()))
     name = row.get("corpus", f"mean of {languages} language{'s' * (languages != 1)}")
     rest = (row["n"], row.get("skipped", ""), row.get("speakers", ""))
-    return (name, row.get("language", ""), zero_shot, *rest, *_figures(row))
+    return (name, row.get("language", ""), protocol.replace("_", "-"), *rest, *_figures(row))
 
 
-def _columns(head: Sequence[str], lines: Sequence[Sequence[Any]], rule_before: int) -> list[str]:
-    """Fixed-width lines, two text columns left and the rest right, with a rule before line `rule_before`."""
+def _columns(head: Sequence[str], lines: Sequence[Sequence[Any]], texts: int, *, rule_before: int) -> list[str]:
+    """Fixed-width lines, the first `texts` columns left and the rest right, with a rule before line `rule_before`."""
     cells = [[str(cell) for cell in line] for line in (head, *lines)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     text = [
         "  "
-        + "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
+        + "  ".join(c.ljust(w) if i < texts else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in cells
     ]
     rule = "  " + "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -266,13 +266,12 @@ def reference_table(ours: Mapping[str, Mapping[str, float]] | None = None) -> st
     published = reference_rows()
     languages = sorted(published[0]["ua"])
     mine = [
-        {"name": name, "adapt": "", "ua": {primary(k): v for k, v in ua.items()}}
-        for name, ua in (ours or {}).items()
+        {"name": name, "adapt": "", "ua": {primary(k): v for k, v in ua.items()}} for name, ua in (ours or {}).items()
     ]
     lines = []
     for row in (*published, *mine):
         values = [row["ua"].get(language) for language in languages]
         mean = row.get("mean") or (None if None in values else sum(values) / len(values))
         lines.append((row["name"], row["adapt"], *map(_figure, values), _figure(mean)))
-    table = _columns(("UA, leave one language out", "adapt", *languages, "mean"), lines, len(published))
+    table = _columns(("UA, leave one language out", "adapt", *languages, "mean"), lines, 2, rule_before=len(published))
     return "\n".join(table if mine else table[:-1]) + "\n"

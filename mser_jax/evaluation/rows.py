@@ -15,6 +15,8 @@ import numpy as np
 from mser_jax.evaluation import metrics
 
 ADAPTATIONS = ("none", "corpus", "speaker")
+# By what training saw: neither, the corpus, the language, both (METHOD's names; zero_shot is the strict one).
+PROTOCOLS = ("zero_shot", "leave_one_language_out", "leave_one_corpus_out", "in_corpus")
 COLUMNS = ("corpus", "language", "speaker", "emotion")
 Row = dict[str, Any]
 
@@ -53,7 +55,29 @@ def why_not_zero_shot(
       trained_on: {"corpora": names, "languages": BCP-47 tags} of the training mix.
       seen_by: the same for each pretrained part, {"whisper-base": {"corpora": …, "languages": …}}.
     """
-    reasons = []
+    of_corpus, of_language = _exposure(corpus, language, trained_on, seen_by)
+    return "; ".join([*of_corpus, *of_language])
+
+
+def protocol(
+    corpus: str,
+    language: str,
+    trained_on: Mapping[str, Iterable[str]],
+    seen_by: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+) -> str:
+    """Which of PROTOCOLS a row follows; arguments as in `why_not_zero_shot`."""
+    of_corpus, of_language = _exposure(corpus, language, trained_on, seen_by)
+    return PROTOCOLS[2 * bool(of_language) + bool(of_corpus)]
+
+
+def _exposure(
+    corpus: str,
+    language: str,
+    trained_on: Mapping[str, Iterable[str]],
+    seen_by: Mapping[str, Mapping[str, Iterable[str]]] | None,
+) -> tuple[list[str], list[str]]:
+    """Reasons why the corpus, and why the language, counts as seen."""
+    of_corpus, of_language = [], []
     for who, seen in {
         "training": trained_on,
         **{f"pretraining of {k}": v for k, v in (seen_by or {}).items()},
@@ -61,34 +85,28 @@ def why_not_zero_shot(
         corpora = {name.casefold() for name in seen.get("corpora", ())}
         languages = {primary(tag): tag for tag in seen.get("languages", ())}
         if corpus.casefold() in corpora:
-            reasons.append(f"corpus {corpus} in {who}")
+            of_corpus.append(f"corpus {corpus} in {who}")
         if primary(language) and primary(language) in languages:
-            reasons.append(f"language {languages[primary(language)]} in {who}")
+            of_language.append(f"language {languages[primary(language)]} in {who}")
         if "" in languages:
-            reasons.append(f"speech of unknown language in {who}")
+            of_language.append(f"speech of unknown language in {who}")
     if not primary(language):
-        reasons.append("its language is unknown")
-    return "; ".join(reasons)
+        of_language.append("its language is unknown")
+    return of_corpus, of_language
 
 
 def check_columns(columns: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
     """The COLUMNS as numpy string arrays [n]; ValueError naming what is missing or of another length."""
     missing = [name for name in COLUMNS if name not in columns]
-    wrong = [
-        f"{name}: {len(columns[name])}" for name in COLUMNS if name in columns and len(columns[name]) != n
-    ]
+    wrong = [f"{name}: {len(columns[name])}" for name in COLUMNS if name in columns and len(columns[name]) != n]
     if missing or wrong:
-        raise ValueError(
-            f"evaluation columns: missing {missing}, lengths {wrong}; expected {COLUMNS}, {n} rows each"
-        )
+        raise ValueError(f"evaluation columns: missing {missing}, lengths {wrong}; expected {COLUMNS}, {n} rows each")
     return {name: np.asarray(columns[name], dtype=str) for name in COLUMNS}
 
 
 def corpora_by_language(columns: Mapping[str, np.ndarray]) -> list[tuple[str, str, np.ndarray]]:
     """(corpus, language, positions) of every pair that occurs, by language and then corpus."""
-    pairs = sorted(
-        {(lang, corpus) for corpus, lang in zip(columns["corpus"], columns["language"], strict=True)}
-    )
+    pairs = sorted({(lang, corpus) for corpus, lang in zip(columns["corpus"], columns["language"], strict=True)})
     return [
         (
             str(corpus),
@@ -136,6 +154,7 @@ def make_rows(
         why_not = why_not_zero_shot(corpus, language, trained_on, seen_by)
         row = {"corpus": corpus, "language": language, "adapt": adapt}
         row |= {"n": len(scored), "skipped": left_out.total(), "left_out": dict(sorted(left_out.items()))}
+        row |= {"protocol": protocol(corpus, language, trained_on, seen_by)}
         row |= {"zero_shot": not why_not} | ({"why_not": why_not} if why_not else {})
         row |= _figures(probabilities[scored], references[scored], columns["speaker"][scored], resamples)
         if adapt == "speaker" and fallback is not None:
@@ -173,13 +192,15 @@ def _number(value: float | np.ndarray) -> float | None:
 def macro(rows: Sequence[Row]) -> dict[str, Any]:
     """Averages over languages (within a language over corpora first), zero-shot rows and all rows apart.
 
-    Rows with adapt="none" give {"zero_shot": figures, "all": figures}; adapted rows are never mixed in: they
-    stand below "adapt" as {"corpus": {"zero_shot": …, "all": …}, …}.
+    Rows with adapt="none" give {"zero_shot": figures, "all": figures} and one for every other protocol there
+    is; adapted rows are never mixed in: they stand below "adapt" as {"corpus": {"zero_shot": …, "all": …}, …}.
     """
 
     def both(adapt: str) -> dict[str, Any]:
         mine = [row for row in rows if row["adapt"] == adapt]
-        return {"zero_shot": _average([row for row in mine if row["zero_shot"]]), "all": _average(mine)}
+        others = [name for name in PROTOCOLS[1:] if any(row["protocol"] == name for row in mine)]
+        by_protocol = {n: _average([row for row in mine if row["protocol"] == n]) for n in ("zero_shot", *others)}
+        return {**by_protocol, "all": _average(mine)}
 
     adapted = [name for name in ADAPTATIONS[1:] if any(row["adapt"] == name for row in rows)]
     return {**both("none"), "adapt": {name: both(name) for name in adapted}}

@@ -39,9 +39,7 @@ def label_anchors(prompt_embeddings: Mapping[str, np.ndarray], label_space: Sequ
     Raises:
       ValueError: a label of the space has no prompts.
     """
-    missing = [
-        label for label in label_space if label not in prompt_embeddings or not len(prompt_embeddings[label])
-    ]
+    missing = [label for label in label_space if label not in prompt_embeddings or not len(prompt_embeddings[label])]
     if missing:
         raise ValueError(f"no prompt embeddings for {missing}; there are {sorted(prompt_embeddings)}")
     means = [_unit(np.asarray(prompt_embeddings[label], np.float64)).mean(0) for label in label_space]

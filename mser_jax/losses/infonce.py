@@ -53,9 +53,7 @@ def _gathered(
     to_text, hits_text, false_negatives = _direction(
         similarities(by_row(speech), replicate(text), scale), grid, positives
     )
-    to_speech, hits_speech, _ = _direction(
-        similarities(by_row(text), replicate(speech), scale), grid, positives
-    )
+    to_speech, hits_speech, _ = _direction(similarities(by_row(text), replicate(speech), scale), grid, positives)
     return 0.5 * (to_text + to_speech), hits_text, hits_speech, false_negatives
 
 

@@ -48,9 +48,7 @@ class Engine(Protocol):
         """
         ...
 
-    def speak(
-        self, text: str, *, language: str, voice: str, emotion: str, intensity: float, seed: int
-    ) -> Speech:
+    def speak(self, text: str, *, language: str, voice: str, emotion: str, intensity: float, seed: int) -> Speech:
         """Speaks `text` (ordinary orthography of `language`) with an emotion.
 
         Args:

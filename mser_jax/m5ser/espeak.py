@@ -67,9 +67,7 @@ class EspeakEngine:
         _voice_file(language)
         return _variants()
 
-    def speak(
-        self, text: str, *, language: str, voice: str, emotion: str, intensity: float, seed: int
-    ) -> Speech:
+    def speak(self, text: str, *, language: str, voice: str, emotion: str, intensity: float, seed: int) -> Speech:
         """See `Engine.speak`. Leading and trailing silence is cut off; 22050 Hz.
 
         Raises:
@@ -181,9 +179,7 @@ def _synthesize(text: str, voice: str, prosody: Prosody, seed: int) -> tuple[np.
         for parameter, value in _parameters(prosody).items():
             status = status or library.espeak_SetParameter(parameter, value, 0)
         library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 2**31))
-        status = status or library.espeak_Synth(
-            encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, _UTF8, None, None
-        )
+        status = status or library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, _UTF8, None, None)
     if status:
         raise RuntimeError(f"espeak-ng failed with status {status} for {text!r} ({voice})")
     return np.frombuffer(b"".join(blocks), np.int16), rate

@@ -30,7 +30,7 @@ _LICENSE = "Apache-2.0 (sentences by the mser_jax authors, spoken by espeak-ng)"
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class M5serMiniConfig(tfds.core.BuilderConfig):
-    """What is spoken. `name`, and so the folder, follows from the values, sentences, prosody and espeak's version.
+    """What is spoken. `name`, and so the folder, follows from values, sentences, prosody and espeak version.
 
     seed: of the choice of sentences and of every utterance's variation.
     train_languages / test_languages: the latter are split "test" as a whole, for zero-shot scores.
@@ -98,9 +98,7 @@ def design(config: M5serMiniConfig) -> list[Line]:
     voices = (*config.train_voices, *config.validation_voices)
     languages = (*config.train_languages, *config.test_languages)
     if unknown := set(languages) - set(sentences[0].texts):
-        raise ValueError(
-            f"no translations into {sorted(unknown)}; sentences.tsv has {list(sentences[0].texts)}"
-        )
+        raise ValueError(f"no translations into {sorted(unknown)}; sentences.tsv has {list(sentences[0].texts)}")
     lines = []
     for i, language in enumerate(languages):
         for j, voice in enumerate(voices):
@@ -124,9 +122,7 @@ class M5serMini(CorpusBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [M5serMiniConfig()]  # noqa: RUF012 - TFDS reads a class attribute
-    DESCRIPTION = (
-        "Short sentences in eight languages and six emotions, spoken by espeak-ng with rule-based prosody."
-    )
+    DESCRIPTION = "Short sentences in eight languages and six emotions, spoken by espeak-ng with rule-based prosody."
 
     @classmethod
     def from_argument(cls, argument: str, data_dir: str = "") -> M5serMini:
@@ -146,9 +142,7 @@ class M5serMini(CorpusBuilder):
                 changed[name] = kind(value)
             except (KeyError, ValueError):
                 fields = ", ".join(k for k, v in defaults.items() if isinstance(v, int | tuple))
-                raise ValueError(
-                    f"m5ser_mini: {pair!r} is no setting; write field=value with {fields}"
-                ) from None
+                raise ValueError(f"m5ser_mini: {pair!r} is no setting; write field=value with {fields}") from None
         return cls(config=M5serMiniConfig(**changed), data_dir=data_dir or None)
 
     def expected_count(self) -> int:

@@ -45,9 +45,7 @@ class AdversaryHeads(nnx.Module):
     """A classifier a nuisance (language, speaker, domain), each behind the reversed gradient."""
 
     def __init__(self, width: int, heads: Sequence[tuple[str, int]], *, hidden: int = 128, rngs: nnx.Rngs):
-        self.heads = nnx.Dict(
-            {name: Classifier(width, hidden, classes, rngs=rngs) for name, classes in heads}
-        )
+        self.heads = nnx.Dict({name: Classifier(width, hidden, classes, rngs=rngs) for name, classes in heads})
 
     def __call__(self, x: jax.Array, scale: float | jax.Array) -> dict[str, jax.Array]:
         """[B, width] -> logits f32 [B, classes] by name; `scale` is λ: -λ times the gradient flows into x."""

@@ -33,9 +33,7 @@ class MultiHeadAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if width % num_heads:
-            raise ValueError(
-                f"attention: width {width} is not a multiple of num_heads {num_heads}; change either"
-            )
+            raise ValueError(f"attention: width {width} is not a multiple of num_heads {num_heads}; change either")
         self.num_heads = num_heads
         memory_width = width if memory_width is None else memory_width
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
@@ -43,9 +41,7 @@ class MultiHeadAttention(nnx.Module):
         self.value = Linear(memory_width, width, dtype=dtype, rngs=rngs)
         self.out = Linear(width, width, dtype=dtype, scale=out_scale, rngs=rngs)
 
-    def __call__(
-        self, x: jax.Array, memory: jax.Array | None = None, key_mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, memory: jax.Array | None = None, key_mask: jax.Array | None = None) -> jax.Array:
         """x [B, T, width], memory [B, S, memory_width] (default x), key_mask bool [B, S] -> [B, T, width].
 
         True in the mask = attend. With all its keys masked a row attends evenly to all: finite.

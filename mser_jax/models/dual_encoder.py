@@ -116,9 +116,7 @@ class DualEncoder(nnx.Module):
         pooled = self.pool(queries)
         return SpeechOutput(unit_norm(self.speech_projection(pooled)), pooled, queries)
 
-    def encode_text(
-        self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None
-    ) -> jax.Array:
+    def encode_text(self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
         """Tokens int [B, L], token_mask bool [B, L] -> unit embedding f32 [B, E]; `rng` draws dropout."""
         pooled = mean_pool(self.text_encoder(tokens, token_mask, rng=rng), token_mask)
         return unit_norm(self.text_projection(pooled))

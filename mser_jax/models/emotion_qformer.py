@@ -31,9 +31,7 @@ class QFormerConfig:
 class EmotionQFormer(nnx.Module):
     """Pre-norm blocks of self-attention over the queries, cross-attention to the frames, MLP; final norm."""
 
-    def __init__(
-        self, cfg: QFormerConfig, memory_width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
-    ):
+    def __init__(self, cfg: QFormerConfig, memory_width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.cfg, self.dtype = cfg, dtype
         # Unit variance, as the residual stream they start: queries that begin alike stay alike for long.
         self.queries = nnx.Param(jax.random.normal(rngs.params(), (cfg.num_queries, cfg.width), jnp.float32))

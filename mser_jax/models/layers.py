@@ -108,9 +108,7 @@ class Conv1d(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.stride, self.dtype = stride, dtype
-        self.kernel = nnx.Param(
-            fan_in_normal(rngs.params(), (size, in_features, out_features), size * in_features)
-        )
+        self.kernel = nnx.Param(fan_in_normal(rngs.params(), (size, in_features, out_features), size * in_features))
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -38,9 +38,7 @@ def _frames(waveform: jax.Array) -> jax.Array:
     # A window is five blocks of 80 samples, a hop two: strided slices instead of a gather.
     block = HOP // 2
     blocks = x[:, : (num_frames * 2 + 3) * block].reshape(x.shape[0], -1, block)
-    return jnp.concatenate(
-        [blocks[:, i : i + 2 * num_frames - 1 : 2] for i in range(WINDOW // block)], axis=-1
-    )
+    return jnp.concatenate([blocks[:, i : i + 2 * num_frames - 1 : 2] for i in range(WINDOW // block)], axis=-1)
 
 
 def log_mel(waveform: jax.Array, num_samples: jax.Array, num_mels: int = 80) -> tuple[jax.Array, jax.Array]:

@@ -56,7 +56,5 @@ def spec_augment(features: jax.Array, mask: jax.Array, rng: jax.Array, cfg: Spec
         widest = jnp.zeros_like(num_valid) + min(cfg.freq_width, mels)
         hidden |= _bands(freq_rng, cfg.freq_masks, widest, jnp.zeros_like(num_valid) + mels, mels)[:, None, :]
     valid = mask[:, :, None]
-    mean = jnp.where(valid, features, 0.0).sum((1, 2), keepdims=True) / jnp.maximum(
-        num_valid[:, None, None] * mels, 1
-    )
+    mean = jnp.where(valid, features, 0.0).sum((1, 2), keepdims=True) / jnp.maximum(num_valid[:, None, None] * mels, 1)
     return jnp.where(hidden & valid, mean, features)

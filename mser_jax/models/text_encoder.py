@@ -60,9 +60,7 @@ class TextEncoder(nnx.Module):
             rngs,
         )
 
-    def __call__(
-        self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
         """Tokens int [B, L], token_mask bool [B, L] (True = text) -> [B, L, width]; ignore masked rows.
 
         Positions count unmasked tokens, so padding may stand on either side.

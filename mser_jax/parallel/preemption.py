@@ -22,7 +22,7 @@ class Preempted(SystemExit):
 
 
 class StopRequest:
-    """Within `with StopRequest() as stop:` the first signal sets `stop.requested`; a second Ctrl-C interrupts at once."""
+    """Within `with StopRequest() as stop:` the first signal sets `stop.requested`; a second Ctrl-C interrupts."""
 
     def __init__(self) -> None:
         self.requested = False

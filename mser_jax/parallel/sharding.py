@@ -58,6 +58,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """How many parts a batch is cut into: data × fsdp."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def path_of(key_path: Sequence[Any]) -> str:
     """'a/b/0/kernel' for a jax key path."""
     return "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in key_path)
@@ -74,7 +79,7 @@ def fsdp_spec(shape: Sequence[int], fsdp: int) -> P:
     return P(*("fsdp" if axis == best else None for axis in range(len(shape))))
 
 
-def infer_shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, P | None]] = ((".*", None),)) -> Any:  # noqa: ANN401
+def infer_shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, P | None]] = ((".*", None),)) -> Any:
     """A NamedSharding for every leaf of `tree` (arrays or ShapeDtypeStructs).
 
     The first rule whose regex is found in the path wins; a rule without a spec means `fsdp_spec`.
@@ -85,7 +90,7 @@ def infer_shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, P | None]]
     compiled = [(re.compile(pattern), spec) for pattern, spec in rules]
     unmatched: list[str] = []
 
-    def one(key_path: Sequence[Any], leaf: Any) -> NamedSharding:  # noqa: ANN401
+    def one(key_path: Sequence[Any], leaf: Any) -> NamedSharding:
         path = path_of(key_path)
         for pattern, spec in compiled:
             if pattern.search(path):
@@ -99,7 +104,7 @@ def infer_shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, P | None]]
     return out
 
 
-def check_sharded(tree: Any, shardings: Any, tolerance: float) -> None:  # noqa: ANN401
+def check_sharded(tree: Any, shardings: Any, tolerance: float) -> None:
     """Raises ValueError when more than `tolerance` of the bytes would stay whole on every `fsdp` shard.
 
     The message names the five largest offenders. `tree` and `shardings` have the same structure.

@@ -99,9 +99,7 @@ def test_corrupt_flac(tmp_path):
 def test_wav_from_a_pipe_is_not_truncated(announced):
     """ffmpeg and sox write these sizes when they cannot seek back to fill in the length."""
     samples = (tone(0.5) * 32767).astype(np.int16)
-    head = struct.pack(
-        "<4sI4s4sIHHIIHH", b"RIFF", announced, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16
-    )
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", announced, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
     waveform, _ = audio_check.load(head + struct.pack("<4sI", b"data", announced) + samples.tobytes())
     np.testing.assert_array_equal(waveform, samples)
 

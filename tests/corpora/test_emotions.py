@@ -72,9 +72,7 @@ def test_agrees_with_the_manifest_of_real_recordings(shared):
     rows = [json.loads(line) for line in (shared / "speech" / "manifest.jsonl").open(encoding="utf-8")]
     assert len(rows) == 3606
     wrong = {
-        (row["corpus"], row["emotion"])
-        for row in rows
-        if emotions.canonical(row["emotion"])[0] != row["emotion_norm"]
+        (row["corpus"], row["emotion"]) for row in rows if emotions.canonical(row["emotion"])[0] != row["emotion_norm"]
     }
     assert not wrong
     merged = {(row["corpus"], emotions.canonical(row["emotion"])[1]) for row in rows} - {

@@ -94,9 +94,7 @@ def test_batches_are_hierarchical(two_corpora):
     """A batch of enough rows holds every language of each corpus, and every emotion of those."""
     table = two_corpora.filter(include_languages="en,de", emotions=("angry", "happy"))
     for plan in plans(table, options(length_classes=(1.0,), temperature=math.inf), 20, batch_size=16):
-        drawn = collections.Counter(
-            zip(table["primary"][plan.rows], table["emotion"][plan.rows], strict=True)
-        )
+        drawn = collections.Counter(zip(table["primary"][plan.rows], table["emotion"][plan.rows], strict=True))
         assert set(drawn.values()) == {4} and len(drawn) == 4
 
 
@@ -109,9 +107,7 @@ def test_the_global_batch_is_the_same_set_for_any_number_of_processes(two_corpor
         parts = [plans(two_corpora, chosen, 30, process_index=p, process_count=count) for p in range(count)]
         for step, plan in enumerate(whole):
             assert {part[step].length_class for part in parts} == {plan.length_class}
-            together = [
-                pair for part in parts for pair in zip(part[step].positions, part[step].rows, strict=True)
-            ]
+            together = [pair for part in parts for pair in zip(part[step].positions, part[step].rows, strict=True)]
             assert sorted(together) == sorted(zip(plan.positions, plan.rows, strict=True))
             assert all(len(part[step].rows) == 16 // count for part in parts)
 
@@ -180,9 +176,7 @@ def paired(table, **kwargs):
 
 
 def test_pairs_are_the_same_words_and_emotion_in_another_language():
-    table = sources.join(
-        [(make_corpus("a", cells(["en", "de", "zh"], ["sad", "angry"], 8), parallel=True), 1.0)]
-    )
+    table = sources.join([(make_corpus("a", cells(["en", "de", "zh"], ["sad", "angry"], 8), parallel=True), 1.0)])
     first, second = paired(table)
     assert (table["parallel"][first] == table["parallel"][second]).all()
     assert (table["emotion_id"][first] == table["emotion_id"][second]).all()
@@ -204,12 +198,8 @@ def test_pairs_fall_back_to_the_emotion_then_to_anything():
     for name, same_words in (("sad", True), ("angry", False)):
         mine = emotion[first] == name
         assert mine.sum() > 200
-        assert (emotion[second[mine]] == name).all() and (
-            language[first[mine]] != language[second[mine]]
-        ).all()
-        assert (
-            (parallel[first[mine]] == parallel[second[mine]]) & (parallel[first[mine]] >= 0)
-        ).all() == same_words
+        assert (emotion[second[mine]] == name).all() and (language[first[mine]] != language[second[mine]]).all()
+        assert ((parallel[first[mine]] == parallel[second[mine]]) & (parallel[first[mine]] >= 0)).all() == same_words
     mine = emotion[first] == "happy"
     assert len(set(emotion[second[mine]])) == 3
 
@@ -257,14 +247,10 @@ def test_a_tiny_weight_among_many_strata_keeps_its_share():
 )
 def test_training_plan_refuses(two_corpora, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        mixture.training_plan(
-            two_corpora, options(pair_languages=True), **{"batch_size": 16, "seed": 0, **kwargs}
-        )
+        mixture.training_plan(two_corpora, options(pair_languages=True), **{"batch_size": 16, "seed": 0, **kwargs})
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"length_classes": ()}, {"length_classes": (2.0, 2.0)}, {"temperature": 0.0}]
-)
+@pytest.mark.parametrize("wrong", [{"length_classes": ()}, {"length_classes": (2.0, 2.0)}, {"temperature": 0.0}])
 def test_mixture_options_refuse(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         mixture.MixtureOptions(**wrong)

@@ -43,9 +43,7 @@ def test_training_batch_follows_the_contract(two_corpora):
     tokenizer = get_tokenizer("byt5")
     for batch in take(table, options(), 12):
         assert {name: value.dtype.name for name, value in batch.items()} == {
-            **dict.fromkeys(
-                ["num_samples", "tokens", "caption_id", "emotion", "language", "speaker"], "int32"
-            ),
+            **dict.fromkeys(["num_samples", "tokens", "caption_id", "emotion", "language", "speaker"], "int32"),
             **dict.fromkeys(["domain", "parallel_id", "record"], "int32"),
             **dict.fromkeys(["token_mask", "valid"], "bool"),
             "waveform": "int16",
@@ -157,9 +155,7 @@ def test_evaluation_uses_the_vocabularies_of_training(two_corpora):
     ) as batches:
         for batch in batches:
             for row, language in zip(batch["record"], batch["language"], strict=True):
-                expected = (
-                    -1 if row < 0 or held_out["primary"][row] == "zh" else training.languages.index("de")
-                )
+                expected = -1 if row < 0 or held_out["primary"][row] == "zh" else training.languages.index("de")
                 assert language == expected
 
 
@@ -176,9 +172,7 @@ def test_a_corrupt_record_becomes_an_invalid_row(two_corpora, workers, caplog):
     record, valid = (np.concatenate([batch[name] for batch in found]) for name in ("record", "valid"))
     assert sorted(record[~valid & (record >= 0)].tolist()) == [3, 4, 5]
     for batch in found:
-        assert (
-            not batch["waveform"][~batch["valid"]].any() and (batch["emotion"][~batch["valid"]] == -1).all()
-        )
+        assert not batch["waveform"][~batch["valid"]].any() and (batch["emotion"][~batch["valid"]] == -1).all()
     if not workers:
         assert all(f"a-000{i}" in caplog.text for i in (3, 4, 5))
     one_bad = two_corpora.filter(emotions=("angry", "happy", "sad"))
@@ -192,9 +186,7 @@ def test_other_rates_and_channels_come_out_at_16_khz():
     corpus = make_corpus("a", cells(["en"], ["sad"], 3))
     stereo = np.stack([tone(0.3, 44_100)] * 2, axis=1)
     corpus.source[0]["audio"], corpus.source[1]["audio"] = flac(stereo, 44_100), flac(tone(0.3, 8000), 8000)
-    with pipeline.eval_batches(
-        sources.join([(corpus, 1.0)]), batch_size=3, length_classes=CLASSES
-    ) as batches:
+    with pipeline.eval_batches(sources.join([(corpus, 1.0)]), batch_size=3, length_classes=CLASSES) as batches:
         (batch,) = batches
     assert batch["valid"].all() and np.abs(batch["num_samples"] - 4800).max() <= 1
 

@@ -13,9 +13,7 @@ EVERY = list(itertools.product((-1, 0, 1), repeat=3))
 
 
 def options(kind="emotion", language="en", transcript=0.0):
-    return prompts.CaptionOptions(
-        kinds=((kind, 1.0),), languages=(language,), transcript_probability=transcript
-    )
+    return prompts.CaptionOptions(kinds=((kind, 1.0),), languages=(language,), transcript_probability=transcript)
 
 
 def draws(facts, chosen, n=60):

@@ -87,9 +87,7 @@ def test_unlabelled_records_go_unless_asked_for():
 
 
 def test_an_empty_result_says_which_filter_removed_what(two_corpora):
-    with pytest.raises(
-        ValueError, match=r"exclude_languages=en: removed (\d+)(.|\n)*emotions=sad: removed"
-    ) as error:
+    with pytest.raises(ValueError, match=r"exclude_languages=en: removed (\d+)(.|\n)*emotions=sad: removed") as error:
         two_corpora.filter(exclude_languages="en", emotions=("sad",))
     assert "'de'" in str(error.value)
     with pytest.raises(ValueError, match="angr"):

@@ -33,9 +33,7 @@ def make_world(rng, speakers=8, each=20, speaker_offset=0.0, corpus_offset=0.0, 
     shift = corpus_offset * directions[0]
     z = directions[ids] + offsets[who] + shift + noise * rng.normal(size=(len(ids), DIM))
     columns = make_columns("c", "it", [f"c:{s}" for s in who], [LABELS[i] for i in ids])
-    prompts = {
-        label: unit(d + 0.2 * rng.normal(size=(5, DIM))) for label, d in zip(LABELS, directions, strict=True)
-    }
+    prompts = {label: unit(d + 0.2 * rng.normal(size=(5, DIM))) for label, d in zip(LABELS, directions, strict=True)}
     return unit(z), prompts, columns, ids
 
 
@@ -51,9 +49,7 @@ def test_known_answers_give_a_known_score():
     embeddings = eye[[0, 0, 0, 1, 1, 0, 0, 0, 2]]
     prompts = {"angry": eye[[0, 0]], "sad": eye[[1]], "fear": eye[[2]]}
     columns = make_columns("emo", "de", [f"s{i % 3}" for i in range(9)], emotion)
-    (row,) = zero_shot.score(
-        embeddings, prompts, 10.0, columns, ("angry", "sad"), trained_on=NOTHING, adapt=("none",)
-    )
+    (row,) = zero_shot.score(embeddings, prompts, 10.0, columns, ("angry", "sad"), trained_on=NOTHING, adapt=("none",))
     assert (row["n"], row["skipped"], row["speakers"]) == (6, 3, 3)
     assert row["left_out"] == {"boredom": 1, "fear": 1, "unknown": 1}
     assert row["confusion"] == [[3, 1], [1, 1]]
@@ -65,9 +61,7 @@ def test_known_answers_give_a_known_score():
 
 
 def test_anchor_is_the_normalised_mean_of_normalised_prompts():
-    anchors = zero_shot.label_anchors(
-        {"a": np.array([[2.0, 0], [0, 0.5]]), "b": np.array([[0, -3.0]])}, ("a", "b")
-    )
+    anchors = zero_shot.label_anchors({"a": np.array([[2.0, 0], [0, 0.5]]), "b": np.array([[0, -3.0]])}, ("a", "b"))
     np.testing.assert_allclose(anchors, [[np.sqrt(0.5)] * 2, [0, -1]])
 
 

@@ -74,9 +74,7 @@ def speech_text_reference(b, positives, scale):
             chosen, candidates = {i: 1.0}, [j for j in rows if j == i or j not in alike]
         else:
             chosen, candidates = dict.fromkeys(alike, 1.0), rows
-        total += 0.5 * (
-            log_softmax_terms(s[i], chosen, candidates) + log_softmax_terms(s[:, i], chosen, candidates)
-        )
+        total += 0.5 * (log_softmax_terms(s[i], chosen, candidates) + log_softmax_terms(s[:, i], chosen, candidates))
     return total, len(rows)
 
 
@@ -106,9 +104,7 @@ def parallel_reference(b, scale):
             if j == i:
                 continue
             words = b["parallel_id"][i] == b["parallel_id"][j] >= 0
-            feeling_differs = (
-                b["emotion"][i] != b["emotion"][j] and min(b["emotion"][i], b["emotion"][j]) >= 0
-            )
+            feeling_differs = b["emotion"][i] != b["emotion"][j] and min(b["emotion"][i], b["emotion"][j]) >= 0
             if not words or feeling_differs:
                 negatives.append(j)
             elif (
@@ -174,9 +170,7 @@ def test_supcon_value_and_gradient(rng, cross, padding):
     b = make_batch(rng, padding)
 
     def loss(z):
-        out = supcon(
-            z, **facts(b, ("emotion", "language", "valid")), temperature=0.2, cross_language_weight=cross
-        )
+        out = supcon(z, **facts(b, ("emotion", "language", "valid")), temperature=0.2, cross_language_weight=cross)
         return out[0], out[1]
 
     expected, weight = supcon_reference(b, 0.2, cross)
@@ -301,9 +295,7 @@ def test_gathered_keeps_no_square_matrix(mesh8):
             speech, text, 5.0, caption_id=ids, emotion=ids, valid=ids >= 0, implementation=implementation
         )[0]
 
-    arguments = [jax.device_put(np.ones((n, D), np.float32), split)] * 2 + [
-        jax.device_put(np.arange(n), split)
-    ]
+    arguments = [jax.device_put(np.ones((n, D), np.float32), split)] * 2 + [jax.device_put(np.arange(n), split)]
     text = {
         name: jax.jit(jax.grad(loss, (0, 1)), static_argnums=3).lower(*arguments, name).compile().as_text()
         for name in ("dense", "gathered")

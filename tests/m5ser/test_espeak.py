@@ -43,9 +43,7 @@ for language, voice, emotion, seed in json.loads(sys.argv[1]):
 
 
 def _speak(text, language="en", voice="m3", emotion="neutral", intensity=1.0, seed=0):
-    return EspeakEngine().speak(
-        text, language=language, voice=voice, emotion=emotion, intensity=intensity, seed=seed
-    )
+    return EspeakEngine().speak(text, language=language, voice=voice, emotion=emotion, intensity=intensity, seed=seed)
 
 
 def _digests(cases):
@@ -77,9 +75,7 @@ def test_same_samples_from_threads():
 
 
 def test_a_library_that_others_hold_is_refused():
-    program = (
-        "import ctypes, espeakng_loader; keep = ctypes.CDLL(espeakng_loader.get_library_path())\n" + PROGRAM
-    )
+    program = "import ctypes, espeakng_loader; keep = ctypes.CDLL(espeakng_loader.get_library_path())\n" + PROGRAM
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(CASES[:1])], capture_output=True, text=True, check=False
     )
@@ -127,9 +123,7 @@ def test_mandarin_is_spoken_from_pinyin():
 
 
 def test_the_end_mark_is_prosody_not_text():
-    a, b, c = (
-        _speak(text, "es", emotion="sad", seed=4).waveform for text in ("¡Sal ya!", "Sal ya.", "¿Sal ya?")
-    )
+    a, b, c = (_speak(text, "es", emotion="sad", seed=4).waveform for text in ("¡Sal ya!", "Sal ya.", "¿Sal ya?"))
     np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(a, c)
 
@@ -201,9 +195,7 @@ def test_directions_can_be_measured(measured, voice, language):
 
 def test_neighbours_overlap_through_jitter():
     # Learnable but not trivial: one cue alone leaves confusions, all of them together do not.
-    gap = {
-        n: abs(getattr(TARGETS["happy"], n) - getattr(TARGETS["angry"], n)) for n in ("pitch_st", "volume_db")
-    }
+    gap = {n: abs(getattr(TARGETS["happy"], n) - getattr(TARGETS["angry"], n)) for n in ("pitch_st", "volume_db")}
     assert all(0.5 < gap[n] / getattr(JITTER, n) < 3 for n in gap)
 
 

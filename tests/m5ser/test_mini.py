@@ -53,11 +53,7 @@ def test_splits_by_language_and_voice():
 def test_every_sentence_is_used_about_equally_in_every_language():
     lines = design(M5serMiniConfig())
     for language in {line.language for line in lines}:
-        used = (
-            collections.Counter(x.sentence for x in lines if x.language == language for _ in [0])
-            if False
-            else None
-        )
+        used = collections.Counter(x.sentence for x in lines if x.language == language for _ in [0]) if False else None
         used = collections.Counter(
             (x.sentence.content == "neutral", x.sentence.id) for x in lines if x.language == language
         )

@@ -30,18 +30,14 @@ def test_moments_over_many_draws():
     for name in CONTINUOUS:
         values = np.array([getattr(d, name) for d in draws])
         sigma = getattr(JITTER, name)
-        assert values.mean() == pytest.approx(
-            0.9 * getattr(TARGETS["surprise"], name), abs=4 * sigma / 4000**0.5
-        )
+        assert values.mean() == pytest.approx(0.9 * getattr(TARGETS["surprise"], name), abs=4 * sigma / 4000**0.5)
         assert values.std() == pytest.approx(sigma, rel=0.06)
     rises = [d.rise for d in draws]
     assert set(rises) == {0.0, 1.0}
     assert np.mean(rises) == pytest.approx(0.9 * TARGETS["surprise"].rise, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    "emotion, intensity", [("bored", 1.0), ("sad", -0.1), ("sad", np.nan), ("sad", np.inf)]
-)
+@pytest.mark.parametrize("emotion, intensity", [("bored", 1.0), ("sad", -0.1), ("sad", np.nan), ("sad", np.inf)])
 def test_refuses(emotion, intensity):
     with pytest.raises(ValueError, match=r"bored|intensity"):
         draw_prosody(emotion, intensity, np.random.default_rng(0))

@@ -16,9 +16,7 @@ def test_every_sentence_in_every_language_and_the_words_in_five_emotions():
     assert len({s.id for s in sentences}) == len(sentences)
 
 
-@pytest.mark.parametrize(
-    "language, script", [("zh", "CJK"), ("fa", "ARABIC"), ("pl", "LATIN"), ("en", "LATIN")]
-)
+@pytest.mark.parametrize("language, script", [("zh", "CJK"), ("fa", "ARABIC"), ("pl", "LATIN"), ("en", "LATIN")])
 def test_scripts_and_marks(language, script):
     texts = [s.texts[language] for s in load_sentences()]
     assert len(set(texts)) == len(texts)

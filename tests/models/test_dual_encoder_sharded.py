@@ -48,9 +48,7 @@ def value_and_grad(graphdef, params, batch, rng):
         text = model.encode_text(batch["tokens"], batch["token_mask"], rng=rng)
         logits = model.adversary_logits(speech.embedding, 0.3)["language"]
         embeddings = jnp.stack([speech.embedding, text, speech.pooled], axis=1)
-        return (
-            (jnp.sum(embeddings * batch["target"]) + jnp.sum(jnp.square(logits))) * model.logit_scale() / 100
-        )
+        return (jnp.sum(embeddings * batch["target"]) + jnp.sum(jnp.square(logits))) * model.logit_scale() / 100
 
     return jax.value_and_grad(loss)(params)
 
@@ -59,9 +57,7 @@ def value_and_grad(graphdef, params, batch, rng):
 def reference(build):
     graphdef, params = nnx.split(build(functools.partial(DualEncoder, CFG)))
     step = jax.jit(value_and_grad, static_argnums=0)
-    return {
-        drop: step(graphdef, params, batch(), jax.random.key(1) if drop else None) for drop in (False, True)
-    }
+    return {drop: step(graphdef, params, batch(), jax.random.key(1) if drop else None) for drop in (False, True)}
 
 
 @pytest.mark.parametrize("drop", [False, True])
@@ -82,9 +78,7 @@ def test_eight_devices_equal_one(reference, build, monkeypatch, mode, drop):
     expected_value, expected_grads = reference[drop]
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
     leaves = jax.tree_util.tree_leaves_with_path(grads)
-    for (path, g), e, s in zip(
-        leaves, jax.tree.leaves(expected_grads), jax.tree.leaves(shardings), strict=True
-    ):
+    for (path, g), e, s in zip(leaves, jax.tree.leaves(expected_grads), jax.tree.leaves(shardings), strict=True):
         e = np.asarray(e)
         np.testing.assert_allclose(g, e, atol=1e-5 * max(1.0, np.abs(e).max()), err_msg=str(path))
         if mode == "explicit":

@@ -10,9 +10,7 @@ def example(batch=64, frames=50, mels=40):
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, frames + 1, batch)
     mask = np.arange(frames)[None] < lengths[:, None]
-    return np.where(mask[..., None], rng.standard_normal((batch, frames, mels)) - 3, 0).astype(
-        np.float32
-    ), mask
+    return np.where(mask[..., None], rng.standard_normal((batch, frames, mels)) - 3, 0).astype(np.float32), mask
 
 
 def test_off_is_the_identity():
@@ -39,9 +37,7 @@ def test_time_bands_are_runs_within_the_valid_frames():
 
 def test_frequency_bands_and_the_value_put_there():
     features, mask = example()
-    out = np.asarray(
-        spec_augment(features, mask, jax.random.key(2), SpecAugmentConfig(freq_masks=2, freq_width=9))
-    )
+    out = np.asarray(spec_augment(features, mask, jax.random.key(2), SpecAugmentConfig(freq_masks=2, freq_width=9)))
     changed = out != features
     assert not changed[~mask].any()
     bins = changed.any(1)

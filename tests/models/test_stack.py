@@ -12,9 +12,7 @@ from mser_jax.models.stack import REMAT_POLICIES, run_layers, stack_layers
 
 
 def make(num_layers, width=16, rate=0.0):
-    return stack_layers(
-        lambda r: Block(width, 2, 32, depth=num_layers, dropout=rate, rngs=r), num_layers, nnx.Rngs(0)
-    )
+    return stack_layers(lambda r: Block(width, 2, 32, depth=num_layers, dropout=rate, rngs=r), num_layers, nnx.Rngs(0))
 
 
 def inputs(seed=0):

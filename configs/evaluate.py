@@ -1,0 +1,23 @@
+"""Scores a checkpoint, no training: `--config.checkpoint=DIR --config.data.corpora=speech_folder:DIR`."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of an evaluation. What is empty is taken from the config that the checkpoint was trained with."""
+    if arg:
+        raise ValueError(f"{arg!r}: there are no variants")
+    base = common.base()
+    config = ConfigDict()
+    config.task = "evaluate"
+    config.checkpoint = ""  # the workdir of a training run
+    config.step = -1  # -1 is the newest
+    config.mesh, config.precision = base.mesh, base.precision
+    config.data = ConfigDict({"corpora": "", "data_dir": "", "num_threads": 2})
+    evaluation = common.evaluation()
+    for key in ("every", "corpora"):
+        del evaluation[key]
+    config.evaluate = ConfigDict({**evaluation, "split": "", "label_space": ""})
+    return config

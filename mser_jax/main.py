@@ -1,0 +1,40 @@
+"""`python -m mser_jax.main --config=configs/stage1.py[:variant] --workdir=DIR [--config.section.key=value]`."""
+
+from __future__ import annotations
+
+import logging as std_logging
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mser_jax import config as config_lib
+from mser_jax import evaluate, train
+from mser_jax.checkpoint import CheckpointError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept: a folder or gs://…", allow_override=True)
+
+TASKS = {"train": train.run, "evaluate": evaluate.run}
+
+
+def _ours_or_important(record: std_logging.LogRecord) -> bool:
+    """Orbax, grain and TFDS log every thread's progress as INFO; a person looks for the loss."""
+    return record.levelno >= std_logging.WARNING or "mser_jax" in record.pathname
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the task that the config names; errors that a person can mend end in one line, not in a trace."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments {list(argv[1:])}; write --config.section.key=value")
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_ours_or_important)
+    config = _CONFIG.value
+    try:
+        TASKS[config.task](config, _WORKDIR.value)
+    except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=config_lib.parse_flags)

@@ -1,0 +1,160 @@
+"""The speech that a stage trains on and is scored on: config in, device batches and facts about the data out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mser_jax import config as config_lib
+from mser_jax.corpora.emotions import EMOTIONS
+from mser_jax.data import audio, device, mixture, pipeline, prompts, sources
+from mser_jax.parallel import sharding
+
+
+def names(text: str) -> tuple[str, ...]:
+    """'a, b' -> ('a', 'b')."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+class DeviceBatches:
+    """Training batches on the devices, the next ones read ahead in the background."""
+
+    def __init__(self, host: pipeline.Batches, mesh: Mesh) -> None:
+        self._host = host
+        self._device = device.device_batches(host, mesh)
+
+    def __next__(self) -> dict[str, jax.Array]:
+        return next(self._device)
+
+    def close(self) -> None:
+        """Ends worker processes and threads."""
+        self._host.close()
+
+
+class SpeechData:
+    """Opens corpora on first use only: a checkpoint is scored without its training data, by its `metadata`."""
+
+    def __init__(self, config: ConfigDict, metadata: Mapping[str, Any] | None = None) -> None:
+        """`metadata`: what `self.metadata()` returned when the checkpoint was written."""
+        self._config = config
+        self._metadata = metadata
+        self._options = _guarded("data", _train_options, config)
+
+    @functools.cached_property
+    def table(self) -> sources.MixtureTable:
+        """The training mix. Raises ConfigError when the corpora or filters leave nothing."""
+        data = self._config.data
+        return _guarded("data", self._filtered, data.corpora, data, names(data.emotions) or EMOTIONS)
+
+    def evaluation_table(self) -> sources.MixtureTable:
+        """What `config.evaluate` scores: every utterance with a canonical emotion."""
+        evaluate = self._config.evaluate
+        return _guarded("evaluate", self._filtered, evaluate.corpora or self._config.data.corpora, evaluate, EMOTIONS)
+
+    def _filtered(self, specs: str, section: ConfigDict, emotions: tuple[str, ...]) -> sources.MixtureTable:
+        return sources.load_table(specs, self._config.data.data_dir).filter(
+            include_languages=section.include_languages,
+            exclude_languages=section.exclude_languages,
+            split=section.split,
+            emotions=emotions,
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """JSON: what was trained on, and the sizes of its vocabularies."""
+        if self._metadata is not None:
+            return {key: self._metadata[key] for key in ("trained_on", "num_classes")}
+        vocabularies = self.table.vocabularies
+        return {
+            "trained_on": {
+                "corpora": sorted(set(self.table["corpus"].tolist())),
+                "languages": list(vocabularies.languages),
+            },
+            "num_classes": {
+                "language": len(vocabularies.languages),
+                "speaker": len(vocabularies.speakers),
+                "domain": len(vocabularies.domains),
+            },
+        }
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """{"language" | "speaker" | "domain": size of the training mix's vocabulary}."""
+        return self.metadata()["num_classes"]
+
+    def size(self) -> config_lib.DataSize:
+        """Examples and hours in one pass."""
+        return config_lib.DataSize(len(self.table), self.table.hours)
+
+    def describe(self) -> str:
+        """The training mix as a table."""
+        return mixture.describe(self.table, self._options.mixture)
+
+    def batches(self, start: int, mesh: Mesh) -> DeviceBatches:
+        """Training batches of steps start, start + 1, …"""
+        host = _guarded(
+            "train", pipeline.train_batches, self.table, self._options, seed=self._config.seed, start=start,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )  # fmt: skip
+        return DeviceBatches(host, mesh)
+
+    def evaluation_batches(self, table: sources.MixtureTable, mesh: Mesh) -> pipeline.Batches:
+        """One epoch over `table` on the host, its batch size rounded up to what the mesh divides."""
+        parts = sharding.batch_parts(mesh)
+        size = -(-self._config.evaluate.batch_size // parts) * parts
+        return pipeline.eval_batches(
+            table, batch_size=size, length_classes=tuple(self._config.data.length_classes), read=self._options.read,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )  # fmt: skip
+
+    def batch_spec(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of the longest training batch."""
+        size, tokens = self._config.train.batch_size, self._config.data.max_tokens
+        samples = round(max(self._config.data.length_classes) * audio.SAMPLE_RATE)
+        shapes = {"waveform": ((size, samples), np.int16), "tokens": ((size, tokens), np.int32)}
+        shapes |= {"token_mask": ((size, tokens), np.bool_), "valid": ((size,), np.bool_)}
+        ids = ("num_samples", "caption_id", "emotion", "language", "speaker", "domain", "parallel_id", "record")
+        shapes |= dict.fromkeys(ids, ((size,), np.int32))
+        where = sharding.batch_sharding(mesh)
+        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, (shape, dtype) in shapes.items()}
+
+    def names(self, batch: Mapping[str, jax.Array]) -> list[str]:
+        """Ids of the utterances of a batch (of those that this process holds)."""
+        rows = np.concatenate([np.asarray(shard.data) for shard in batch["record"].addressable_shards])
+        return [str(name) for name in self.table["id"][np.unique(rows[rows >= 0])]]
+
+
+def _train_options(config: ConfigDict) -> pipeline.TrainOptions:
+    data = config.data
+    kinds = {name: data.captions[name] for name in prompts.KINDS}
+    return pipeline.TrainOptions(
+        batch_size=config.train.batch_size,
+        mixture=mixture.MixtureOptions(
+            length_classes=tuple(data.length_classes),
+            temperature=data.temperature,
+            balance_emotions=data.balance_emotions,
+            pair_languages=data.pair_languages,
+        ),
+        tokenizer=config.model.tokenizer,
+        max_tokens=data.max_tokens,
+        captions=prompts.CaptionOptions(
+            kinds=tuple(kinds.items()),
+            languages=names(data.captions.languages),
+            transcript_probability=data.captions.transcript_probability,
+        ),
+        augmentation=audio.Augmentation(**data.augment),
+        read=pipeline.ReadOptions(num_workers=data.num_workers, num_threads=data.num_threads, prefetch=data.prefetch),
+    )
+
+
+def _guarded(section: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """`function(…)`; what it says is wrong with its arguments is wrong with the config."""
+    try:
+        return function(*args, **kwargs)
+    except (ValueError, FileNotFoundError) as error:
+        raise config_lib.ConfigError(f"--config.{section}: {error}") from error

@@ -1,0 +1,42 @@
+"""A small M5SER-mini (four languages, two of them held out) and a network to match."""
+
+import pytest
+
+from configs import stage1
+
+CORPUS = (
+    "m5ser_mini:train_languages=en+de;test_languages=fa+pl;train_voices=m1+f1+f4;validation_voices=m6"
+    ";neutral_sentences=4;emotional_sentences=0"
+)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("corpora")
+
+
+@pytest.fixture
+def tiny(data_dir):
+    """tiny(**{"section.key": value}) -> config."""
+
+    def make(**overrides):
+        config = stage1.get_config()
+        for name in ("speech", "qformer"):
+            config.model[name].update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
+        config.model.text.update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
+        config.model.embed_dim = 32
+        config.mesh.replicated_limit = 1.0
+        config.data.update({"corpora": CORPUS, "data_dir": str(data_dir), "length_classes": (3.0,)})
+        config.data.max_tokens = 48
+        config.train.update({"budget": "4 steps", "batch_size": 16})
+        config.checkpointing.every = "2 steps"
+        config.evaluate.bootstrap_samples = 50
+        for key, value in overrides.items():
+            *sections, last = key.split(".")
+            section = config
+            for name in sections:
+                section = section[name]
+            section[last] = value
+        return config
+
+    return make

@@ -1,0 +1,173 @@
+"""Stage 1 from espeak to results.json: it learns, it resumes, it does not depend on the mesh, it refuses nonsense."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import evaluate as evaluate_config
+from mser_jax import config as config_lib
+from mser_jax import evaluate, stages, state, train
+from mser_jax.checkpoint import Checkpoints
+from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.parallel import preemption
+from mser_jax.stages.speech_data import SpeechData
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def params_of(workdir, config):
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        abstract = train.build(config, mesh).abstract
+        return jax.tree.map(np.asarray, Checkpoints(workdir / "checkpoints").restore_params(abstract.params))
+
+
+def test_learns_emotions_in_languages_it_never_heard(tiny, tmp_path):
+    config = tiny(**{"train.budget": "150 steps", "optim.learning_rate": 3e-3, "train.batch_size": 24})
+    train.run(config, str(tmp_path))
+    results = results_of(tmp_path / "evaluations" / "zero_shot" / "step_00000150")
+    unseen = [row for row in results["rows"] if row["language"] in ("fa", "pl")]
+    assert {row["language"] for row in results["rows"]} == {"en", "de", "fa", "pl"}
+    assert all("language" not in row["why_not"] for row in unseen), "only the corpus was seen"
+    assert np.mean([row["ua"] for row in unseen]) > 0.30, "chance is .167"
+    losses = [
+        row["train/loss"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+        if "train/loss" in row
+    ]  # fmt: skip
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_a_checkpoint_scores_the_same_without_its_training_data(tiny, tmp_path, monkeypatch):
+    train.run(tiny(), str(tmp_path / "run"))
+    within = results_of(tmp_path / "run" / "evaluations" / "zero_shot" / "step_00000004")
+    config = evaluate_config.get_config()
+    config.checkpoint = str(tmp_path / "run")
+    config.evaluate.adapt = "none,corpus,speaker"
+    monkeypatch.setattr(SpeechData, "table", property(lambda self: pytest.fail("the training data was opened")))
+    evaluate.run(config, str(tmp_path / "scores"))
+    after = results_of(tmp_path / "scores")
+    assert [row for row in after["rows"] if row["adapt"] == "none"] == within["rows"]
+    assert {row["adapt"] for row in after["rows"]} == {"none", "corpus", "speaker"}
+    assert after["trained_on"] == {"corpora": ["m5ser_mini"], "languages": ["de", "en"]}
+    assert after["stage"] == "alignment" and after["scoring"] == "similarity" and after["step"] == 4
+    for name in ("confusion.png", "embeddings.png"):
+        with Image.open(tmp_path / "scores" / name) as image:
+            assert min(image.size) > 300
+
+
+def test_real_recordings_in_an_unseen_language_are_zero_shot(tiny, tmp_path, shared):
+    """A speech folder is a corpus like any other, also for a checkpoint that never saw it."""
+    train.run(tiny(), str(tmp_path / "run"))
+    lines = (shared / "speech" / "manifest.jsonl").read_text().splitlines()
+    some = [row for row in map(json.loads, lines) if row["corpus"] in ("nemo", "emodb")][::12]
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    for row in some:
+        row["path"] = str(shared / "speech" / row["path"])
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, some)))
+    config = evaluate_config.get_config()
+    config.checkpoint, config.data.corpora = str(tmp_path / "run"), f"speech_folder:{folder}"
+    config.evaluate.label_space = "4"
+    evaluate.run(config, "")
+    rows = {row["language"]: row for row in results_of(tmp_path / "run" / "evaluation")["rows"]}
+    assert rows["pl"]["zero_shot"] and not rows["de"]["zero_shot"]
+    assert rows["de"]["why_not"] == "language de in training"
+    wanted = [row for row in some if row["language"] == "pl"]
+    four = ("angry", "happy", "neutral", "sad")
+    assert rows["pl"]["n"] == sum(row["emotion_norm"] in four for row in wanted)
+    assert rows["pl"]["skipped"] == sum(row["emotion_norm"] not in four for row in wanted)
+
+
+def test_resume_is_bit_for_bit(tiny, tmp_path, monkeypatch):
+    config = tiny(**{"train.budget": "6 steps"})
+    train.run(config, str(tmp_path / "whole"))
+    loss = train.Loop._log
+
+    def stop_after_two(self, number, metrics, batch):
+        loss(self, number, metrics, batch)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train.Loop, "_log", stop_after_two)
+    with pytest.raises(preemption.Preempted):
+        train.run(config, str(tmp_path / "cut"))
+    monkeypatch.setattr(train.Loop, "_log", loss)
+    assert 0 < Checkpoints(tmp_path / "cut" / "checkpoints").latest < 6
+    train.run(config, str(tmp_path / "cut"))
+    whole, cut = params_of(tmp_path / "whole", config), params_of(tmp_path / "cut", config)
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
+
+
+@pytest.mark.parametrize("mode", ["explicit", "auto"])
+def test_the_loss_does_not_depend_on_the_mesh(tiny, mode):
+    """fsdp=4, data=2 against one device, every term switched on: three steps, within 1e-5."""
+    losses = []
+    for data, fsdp in ((1, 1), (2, 4)):
+        config = tiny(**{"loss.parallel": 0.3, "mesh.mode": mode, "optim.learning_rate": 1e-4})
+        mesh = mesh_lib.make_mesh(data, fsdp, mode=mode, devices=jax.devices()[: data * fsdp])
+        with jax.set_mesh(mesh):
+            program = train.build(config, mesh)
+            train_state = state.create(program.init, program.abstract)
+            batches = program.stage.batches(0, mesh)
+            losses.append([])
+            for _ in range(3):
+                train_state, metrics = program.train_step(train_state, next(batches))
+                losses[-1].append(float(metrics["loss"]))
+            batches.close()
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+
+
+def test_batch_spec_and_flops_describe_the_batches(tiny):
+    config = tiny()
+    mesh = mesh_lib.make_mesh()
+    with jax.set_mesh(mesh):
+        stage = stages.make(config)
+        batches = stage.batches(0, mesh)
+        batch, spec = next(batches), stage.batch_spec(mesh)
+        batches.close()
+        assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+            name: (x.shape, x.dtype) for name, x in spec.items()
+        }
+        assert stage.flops(spec) > 1e6
+        assert all(name.startswith("m5ser_mini") or name for name in stage.names(batch))
+        assert len(stage.names(batch)) <= 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"loss.positives": "maskd"}, "Did you mean 'masked'"),
+        ({"evaluate.label_space": "8"}, "label space 8"),
+        ({"evaluate.adapt": "speakers"}, "expected some of"),
+        ({"data.corpora": "m5ser_mni"}, "Did you mean 'm5ser_mini'"),
+        ({"data.corpora": "speech_folder:/nowhere"}, "/nowhere"),
+        ({"data.include_languages": "sw"}, "No records left"),
+        ({"data.length_classes": (3.0, 2.0)}, "increasing"),
+        ({"model.text.vocab_size": 100}, "needs 384"),
+        ({"mesh.tensor": 2}, "no tensor parallelism"),
+        ({"loss.supcon": -1.0}, "≥ 0"),
+        ({"train.budget": "many steps"}, "is no budget"),
+        ({"stage": "alignmnt"}, "Did you mean 'alignment'"),
+    ],
+)
+def test_configs_that_cannot_run_say_why(tiny, tmp_path, overrides, message):
+    with pytest.raises(config_lib.ConfigError, match=message):
+        train.run(tiny(**overrides), str(tmp_path))
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    config = evaluate_config.get_config()
+    with pytest.raises(config_lib.ConfigError, match="is missing"):
+        evaluate.run(config, "")
+    (tmp_path / "stage1").mkdir()
+    config.checkpoint = str(tmp_path / "stge1")
+    with pytest.raises(config_lib.ConfigError, match=r"Did you mean .*stage1"):
+        evaluate.run(config, "")
