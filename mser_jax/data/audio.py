@@ -24,7 +24,8 @@ _NOISE_SAMPLES = 2**19
 class Augmentation:
     """What is done to training audio; a range of 0 or a probability of 0 switches a part off.
 
-    speed: played faster or slower by a factor uniform in [1 - speed, 1 + speed], pitch going with it.
+    speed: played faster or slower by a factor uniform in [1 - speed, 1 + speed], in steps of a hundredth,
+      pitch going with it.
     gain_db: level changed by a gain uniform in ± gain_db; what passes full scale is clipped.
     noise_snr_db: (low, high) of the signal-to-noise ratio of added noise, white or pink in equal parts;
     silence gets none.
@@ -61,15 +62,17 @@ def decode(data: bytes) -> np.ndarray:
         if file.channels == 1 and file.subtype == "PCM_16":
             samples = file.read(dtype="int16")
         else:
-            samples = to_int16(file.read(dtype="float32", always_2d=True).mean(axis=1) * FULL_SCALE)
+            channels = np.nan_to_num(file.read(dtype="float32", always_2d=True))
+            samples = to_int16(channels.mean(axis=1, dtype=np.float64) * FULL_SCALE)
     if len(samples) == 0 or len(samples) < promised:
         raise ValueError(f"{len(samples)} samples decoded, its header promises {promised}")
     return samples if rate == SAMPLE_RATE else _resample(samples, rate, SAMPLE_RATE, "VHQ")
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Samples in units of int16 steps -> int16, rounded and clipped at full scale; NaN becomes 0."""
-    return np.clip(np.rint(np.nan_to_num(samples)), -FULL_SCALE - 1, FULL_SCALE).astype(np.int16)
+    """Finite samples in units of int16 steps -> int16, rounded and clipped at full scale."""
+    rounded = np.rint(samples)
+    return np.clip(rounded, -FULL_SCALE - 1, FULL_SCALE, out=rounded).astype(np.int16)
 
 
 def crop(samples: np.ndarray, length: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -102,22 +105,25 @@ def _noise_bank() -> np.ndarray:
     return np.stack([white, pink / pink.std()]).astype(np.float32)
 
 
+def _power(samples: np.ndarray) -> float:
+    """Mean square."""
+    return float(np.einsum("i,i->", samples, samples)) / len(samples)
+
+
 def add_noise(samples: np.ndarray, snr_db: float, colour: str, rng: np.random.Generator) -> np.ndarray:
     """float32 [n] -> float32 [n] with white or pink noise at exactly `snr_db` over the whole clip.
 
     Silence is returned as it is: it has no signal-to-noise ratio.
     """
-    power = float(np.mean(np.square(samples)))
+    power = _power(samples)
     if power == 0:
         return samples
     bank = _noise_bank()[NOISE_COLOURS.index(colour)]
-    start = int(rng.integers(_NOISE_SAMPLES))
-    noise = (
-        np.resize(np.concatenate([bank[start:], bank[:start]]), len(samples))
-        if (start + len(samples) > _NOISE_SAMPLES)
-        else bank[start : start + len(samples)]
-    )
-    scale = np.sqrt(power / 10 ** (snr_db / 10) / np.mean(np.square(noise)))
+    if len(samples) > len(bank):
+        bank = np.resize(bank, 2 * len(samples))  # goes round
+    start = int(rng.integers(len(bank) - len(samples) + 1))
+    noise = bank[start : start + len(samples)]
+    scale = np.sqrt(power / 10 ** (snr_db / 10) / _power(noise))
     return samples + np.float32(scale) * noise
 
 
@@ -125,7 +131,8 @@ def augment(samples: np.ndarray, length: int, options: Augmentation, rng: np.ran
     """int16 [n] -> int16 [at most `length`]: cropped, then speed, gain and noise, all drawn from `rng`."""
     factor = 1.0
     if options.speed and rng.random() < options.speed_probability:
-        factor = 1 + rng.uniform(-options.speed, options.speed)
+        # A ratio of small numbers takes the resampler three quarters of the time of any other.
+        factor = round(1 + rng.uniform(-options.speed, options.speed), 2)
     # Crop first: a long recording costs only what is kept of it. +1: the resampler rounds down.
     samples = crop(samples, int(length * factor) + 1 if factor != 1 else length, rng)
     if factor != 1:

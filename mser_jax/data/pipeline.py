@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Self
 
 import grain
@@ -36,8 +37,9 @@ class ReadOptions:
     """Where the work is done; never changes what is read.
 
     num_workers: processes (0 = none), for a host whose accelerators are faster than one Python process.
-    num_threads: threads preparing batches when there are no workers; 0 = when asked.
-    prefetch: batches kept ready, per worker with workers.
+    num_threads: threads of each process (workers, or this one); 0 = batches are made when asked for. More of
+      them hide the latency of remote storage.
+    prefetch: batches kept ready by each process.
     """
 
     num_workers: int = 0
@@ -152,13 +154,26 @@ def eval_batches(
 
 
 def _iterate(dataset: grain.MapDataset, read: ReadOptions) -> grain.IterDataset:
+    threads = min(read.num_threads, read.prefetch)
+    iterable = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read.prefetch if threads else 0)
+    )
     if not read.num_workers:
-        threads = read.num_threads if read.prefetch else 0
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read.prefetch))
-    # Each worker is a thread of work by itself.
-    inline = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        return iterable
+    _check_main_is_a_file()
     workers = grain.MultiprocessingOptions(num_workers=read.num_workers, per_worker_buffer_size=max(1, read.prefetch))
-    return inline.mp_prefetch(workers, worker_init_fn=keep_off_accelerators)
+    return iterable.mp_prefetch(workers, worker_init_fn=keep_off_accelerators)
+
+
+def _check_main_is_a_file() -> None:
+    """Raises RuntimeError where worker processes would hang at their start: each runs the main module once more."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if path and not getattr(main, "__spec__", None) and not Path(path).exists():
+        raise RuntimeError(
+            f"num_workers > 0 needs a main program that worker processes can import, and {path} is not a file. Save "
+            "it as one, or set num_workers=0."
+        )
 
 
 def keep_off_accelerators(worker: int, workers: int) -> None:
@@ -196,12 +211,10 @@ class _Loader:
         waveform = np.zeros((n, length), np.int16)
         num_samples = np.full(n, length, np.int32)
         valid = plan.rows >= 0
-        where = np.flatnonzero(valid)
-        for i, data in zip(where, self._records.audios(plan.rows[where].tolist()), strict=True):
+        for i in np.flatnonzero(valid):
             try:
-                if isinstance(data, Exception):
-                    raise data
-                samples = self._cut(audio.decode(data), length, plan, i)
+                whole = audio.decode(self._records.audio(plan.rows[i]))
+                samples = self._cut(whole, length, plan, i)
             except Exception as error:  # Whatever is wrong with one record must not end a run of days.
                 logging.error(
                     "Record %s left out: %s: %s",
@@ -264,8 +277,9 @@ class _TrainLoader(_Loader):
 
     def _rng(self, stream: int, plan: mixture.Plan, i: int) -> np.random.Generator:
         """The random numbers of one global position: the same on whatever process or worker it falls."""
-        counter = [0, 0, plan.length_class, int(plan.positions[i])]
-        return np.random.Generator(np.random.Philox(key=[self._seed, stream], counter=counter))
+        key = np.array([self._seed, stream], np.uint64)
+        counter = np.array([0, 0, plan.length_class, plan.positions[i]], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def _codes(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow
-from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mser_jax.corpora.emotions import EMOTIONS
@@ -212,36 +211,15 @@ class RecordSource:
         return self._data[self._source[row]][int(self._position[row])]
 
     def audio(self, row: int) -> bytes:
-        """The encoded audio of one record."""
+        """The encoded audio of one record.
+
+        One at a time: reading a batch at once takes array_record twice the CPU time on a local disk, and one
+        bad record spoils it. Threads (ReadOptions) hide the latency of remote storage.
+        """
         number, position = int(self._source[row]), int(self._position[row])
         if self._raw[number] is None:
             return self._data[number][position]["audio"]
         return _audio_field(self._raw[number][position])
-
-    def audios(self, rows: Sequence[int]) -> list[bytes | Exception]:
-        """The encoded audio of several records, read at once; an exception in the place of a bad one."""
-        out: list[bytes | Exception] = [b""] * len(rows)
-        for number in set(self._source[list(rows)].tolist()):
-            where = [i for i, row in enumerate(rows) if self._source[row] == number]
-            raw = self._raw[number]
-            try:
-                if raw is None:
-                    raise LookupError("no bulk access")
-                records = raw.__getitems__([int(self._position[rows[i]]) for i in where])
-                for i, record in zip(where, records, strict=True):
-                    out[i] = _audio_field(record)
-            except Exception as error:  # One bad record spoils the bulk read of all: find it by reading singly.
-                if raw is not None:
-                    logging.warning("Reading %d records at once failed (%s); reading them singly.", len(where), error)
-                for i in where:
-                    out[i] = self._audio_or_error(rows[i])
-        return out
-
-    def _audio_or_error(self, row: int) -> bytes | Exception:
-        try:
-            return self.audio(row)
-        except Exception as error:
-            return error
 
 
 def _audio_field(record: bytes) -> bytes:

@@ -51,9 +51,16 @@ def test_damaged_files_raise(data):
         audio.decode(data)
 
 
-def test_to_int16_saturates_and_has_no_nan():
-    out = audio.to_int16(np.array([np.nan, 1e9, -1e9, 1.4, -1.6, np.inf]))
-    assert out.tolist() == [0, 32767, -32768, 1, -2, 32767]
+def test_to_int16_rounds_and_saturates():
+    out = audio.to_int16(np.array([1e9, -1e9, 1.4, -1.6]))
+    assert out.dtype == np.int16 and out.tolist() == [32767, -32768, 1, -2]
+
+
+def test_nan_in_a_float_file_becomes_silence():
+    file = io.BytesIO()
+    soundfile.write(file, np.array([0.5, np.nan, -0.5, np.inf, 0.0]), 16_000, format="WAV", subtype="FLOAT")
+    out = audio.decode(file.getvalue())
+    assert np.abs(out - np.array([16384, 0, -16384, 32767, 0])).max() <= 1
 
 
 def test_crop():

@@ -20,8 +20,6 @@ def test_join_keeps_order_and_values(two_corpora):
         example = records[row]
         assert example["id"] == table["id"][row] == records.name(row)
         assert records.audio(row) == example["audio"]
-    rows = [len(table) - 1, 3, len(a), 3]
-    assert records.audios(rows) == [records[row]["audio"] for row in rows]
     assert [source.weight for source in table.sources] == [1.0, 2.0]
     assert set(table["primary"]) == {"en", "de", "zh"} and "en-GB" in set(table["language"])
     assert [EMOTIONS[i] for i in table["emotion_id"]] == table["emotion"].tolist()
@@ -106,10 +104,3 @@ def test_strings_are_shared_and_the_source_pickles(two_corpora):
     assert len({id(value) for value in two_corpora["corpus"]}) == 2
     records = pickle.loads(pickle.dumps(sources.RecordSource(two_corpora)))
     assert records.audio(7) == two_corpora.sources[0].data[7]["audio"]
-
-
-def test_a_record_that_cannot_be_read_comes_as_its_error(two_corpora):
-    data = two_corpora.sources[0].data
-    data[2] = {"id": "no audio here"}
-    out = sources.RecordSource(two_corpora).audios([1, 2, 3])
-    assert isinstance(out[1], KeyError) and out[0] == data[1]["audio"] and out[2] == data[3]["audio"]
