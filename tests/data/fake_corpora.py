@@ -36,13 +36,17 @@ def tone(seconds, rate=16_000, key="", amplitude=8000):
     return (amplitude * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.int16)
 
 
-def make_corpus(name, cells, *, parallel=False, **columns):
-    """A corpus of `cells` = [(language, emotion, seconds)]; keywords set a column for all rows."""
+def make_corpus(name, cells, *, parallel=False, sentences=10**9, **columns):
+    """A corpus of `cells` = [(language, emotion, seconds)]; keywords set a column for all rows.
+
+    Each language × emotion goes through sentences 0, 1, … `sentences` - 1, 0, …
+    """
     rows, data = [], []
     counts = {}
     for i, (language, emotion, seconds) in enumerate(cells):
         identity = f"{name}-{i:04d}"
-        sentence = counts[language, emotion] = counts.get((language, emotion), -1) + 1
+        counts[language, emotion] = counts.get((language, emotion), -1) + 1
+        sentence = counts[language, emotion] % sentences
         row = TEXT | {
             "id": identity,
             "language": language,

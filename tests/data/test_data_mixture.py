@@ -176,7 +176,9 @@ def paired(table, **kwargs):
 
 
 def test_pairs_are_the_same_words_and_emotion_in_another_language():
-    table = sources.join([(make_corpus("a", cells(["en", "de", "zh"], ["sad", "angry"], 8), parallel=True), 1.0)])
+    # Every sentence is there twice in each language × emotion: a partner in the own language would be at hand.
+    corpus = make_corpus("a", cells(["en", "de", "zh"], ["sad", "angry"], 8), parallel=True, sentences=4)
+    table = sources.join([(corpus, 1.0)])
     first, second = paired(table)
     assert (table["parallel"][first] == table["parallel"][second]).all()
     assert (table["emotion_id"][first] == table["emotion_id"][second]).all()
