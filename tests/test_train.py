@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_stage import ToyStage, toy_config
 
 from mser_jax import stages, train
@@ -47,7 +48,9 @@ def test_learns_logs_and_writes_event_files(run, tmp_path):
     assert rows[-1]["throughput/examples_per_second"] > 0
     ratio = rows[-1]["throughput/audio_hours_per_hour"] / rows[-1]["throughput/examples_per_second"]
     assert ratio == pytest.approx(2.0), "every toy utterance counts two seconds"
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    written = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert written == pytest.approx({row["step"]: row["train/loss"] for row in rows}, rel=1e-6)
 
 
 def test_resume_after_a_stop_is_bit_for_bit_the_uninterrupted_run(run, tmp_path):

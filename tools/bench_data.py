@@ -97,7 +97,7 @@ def main() -> None:
     config = config_lib.load(args.config)
     config.data.corpora = args.corpora or config.data.corpora
     config.data.data_dir = args.data_dir or config.data.data_dir
-    options = speech_data._train_options(config)
+    options = speech_data.train_options(config)
     table = speech_data.SpeechData(config).table
     plain = dataclasses.replace(options, augmentation=type(options.augmentation)())
     out = {

@@ -16,26 +16,25 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
+
+from mser_jax import config as config_lib
+from mser_jax import state, train
+from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.stages import alignment
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def measure(config_spec: str, steps: int) -> dict[str, float]:
     """One child: compiles, warms up, times `steps` steps on the devices it finds."""
-    import jax
-    import numpy as np
-
-    from mser_jax import config as config_lib
-    from mser_jax import state, train
-    from mser_jax.parallel import mesh as mesh_lib
-    from mser_jax.stages import alignment
-
     config = config_lib.load(config_spec)
     config.train.budget = "100 steps"
     mesh = mesh_lib.make_mesh()
     with jax.set_mesh(mesh):
         program = train.build(config, mesh, stage=alignment.Alignment(config, alignment.SYNTHETIC))
-        rng = np.random.default_rng(0)
-        batch = {name: _random(name, leaf, rng) for name, leaf in program.stage.batch_spec(mesh).items()}
+        batch = synthetic_batch(program.stage.batch_spec(mesh))
         train_state = state.create(program.init, program.abstract)
         begin = time.perf_counter()
         train_state, metrics = program.train_step(train_state, batch)
@@ -59,18 +58,20 @@ def measure(config_spec: str, steps: int) -> dict[str, float]:
     }
 
 
-def _random(name: str, leaf, rng):  # noqa: ANN001, ANN202 - a ShapeDtypeStruct in, a jax.Array out
-    import jax
-    import numpy as np
-
-    if leaf.dtype == np.bool_:
-        value = np.ones(leaf.shape, bool)
-    elif name == "num_samples":
-        value = np.full(leaf.shape, leaf.shape and 10**9, leaf.dtype)
-    else:
-        high = 3000 if name == "waveform" else 2
-        value = rng.integers(-high if name == "waveform" else 0, high, leaf.shape).astype(leaf.dtype)
-    return jax.device_put(value, leaf.sharding)
+def synthetic_batch(spec: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Noise of full length, random tokens and labels, every row valid; sharded as the spec says."""
+    rng = np.random.default_rng(0)
+    out = {}
+    for name, leaf in spec.items():
+        if leaf.dtype == np.bool_:
+            value = np.ones(leaf.shape, bool)
+        elif name == "num_samples":
+            value = np.full(leaf.shape, spec["waveform"].shape[1], leaf.dtype)
+        else:
+            low, high = (-3000, 3000) if name == "waveform" else (0, 2)
+            value = rng.integers(low, high, leaf.shape).astype(leaf.dtype)
+        out[name] = jax.device_put(value, leaf.sharding)
+    return out
 
 
 def main() -> None:

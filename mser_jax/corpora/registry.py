@@ -49,7 +49,7 @@ def open_corpus(spec: str, data_dir: str = "") -> PreparedCorpus:
     corpus = corpus_builder(spec, data_dir)
     corpus.prepare()
     source = corpus.data_source()
-    index = pa.parquet.read_table(pa.BufferReader(corpus.index_path.read_bytes()))
+    index = pa.parquet.read_table(pa.BufferReader(corpus.index_path.read_bytes()), pre_buffer=False)
     if len(source) != len(index):
         raise RuntimeError(
             f"{corpus.data_dir}: {len(source)} records but {len(index)} rows in the index. Delete the folder"

@@ -120,7 +120,9 @@ class Alignment:
         valid = batch["valid"]
         count = valid.sum(dtype=jnp.float32)
         seconds = jnp.where(valid, batch["num_samples"], 0).sum(dtype=jnp.float32) / audio.SAMPLE_RATE
-        return total * count, count, {**metrics, "examples": count, "audio_seconds": seconds}
+        # Rows of a training batch are invalid only where a record could not be read or decoded.
+        metrics |= {"examples": count, "audio_seconds": seconds, "unreadable": valid.size - count}
+        return total * count, count, metrics
 
     def _terms(self, model: DualEncoder, speech: jax.Array, text: jax.Array, batch: Batch) -> dict[str, Any]:
         """{name: (weight, (sum, weight, metrics))} of the terms that are not switched off."""

@@ -44,7 +44,7 @@ class SpeechData:
         """`metadata`: what `self.metadata()` returned when the checkpoint was written."""
         self._config = config
         self._metadata = metadata
-        self._options = _guarded("data", _train_options, config)
+        self._options = _guarded("data", train_options, config)
 
     @functools.cached_property
     def table(self) -> sources.MixtureTable:
@@ -129,7 +129,8 @@ class SpeechData:
         return [str(name) for name in self.table["id"][np.unique(rows[rows >= 0])]]
 
 
-def _train_options(config: ConfigDict) -> pipeline.TrainOptions:
+def train_options(config: ConfigDict) -> pipeline.TrainOptions:
+    """What the config's `data` section says of training batches. Raises ValueError for options that cannot be."""
     data = config.data
     kinds = {name: data.captions[name] for name in prompts.KINDS}
     return pipeline.TrainOptions(
