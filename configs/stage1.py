@@ -42,16 +42,8 @@ def _model(size: str) -> ConfigDict:
     )
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    """The config of stage 1; `arg` as in the module's docstring."""
-    options = common.parse_arg(arg, variant="", size="mini", lolo="")
-    if options["variant"] not in ("", "real"):
-        raise ValueError(f"no variant {options['variant']!r}; there are real, size=NAME, lolo=LANGUAGE")
-    config = common.base()
-    config.stage = "alignment"
-    config.model = _model(options["size"])
-    config.train.budget = "400 steps"
-    config.data = ConfigDict(
+def _data() -> ConfigDict:
+    return ConfigDict(
         {
             "data_dir": "",  # '' is TFDS's own default: $TFDS_DATA_DIR, else ~/tensorflow_datasets
             "corpora": "m5ser_mini",  # 'a,b@2,speech_folder:DIR': comma-separated, @ is a weight
@@ -86,6 +78,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
             },
         }
     )
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of stage 1; `arg` as in the module's docstring."""
+    options = common.parse_arg(arg, variant="", size="mini", lolo="")
+    if options["variant"] not in ("", "real"):
+        raise ValueError(f"no variant {options['variant']!r}; there are real, size=NAME, lolo=LANGUAGE")
+    config = common.base()
+    config.stage = "alignment"
+    config.model = _model(options["size"])
+    config.train.budget = "400 steps"
+    config.data = _data()
     # Σ weight × term; 0 switches a term off.
     config.loss = ConfigDict(
         {

@@ -172,7 +172,13 @@ class Checkpoints:
 
     def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         saved = self._read(step).metadata
-        lines = [line for name in abstract for line in difference(_flat(abstract[name]), _flat(saved.get(name) or {}))]
+        # Orbax logs what it cannot read and goes on with None.
+        gone = [name for name in abstract if saved.get(name) is None]
+        if gone:
+            raise CheckpointError(
+                self._broken(step, OSError(f"{', '.join(gone)} missing or damaged, see the log above"))
+            )
+        lines = [line for name in abstract for line in difference(_flat(abstract[name]), _flat(saved[name]))]
         if lines:
             raise CheckpointMismatch(
                 f"{self.directory / str(step)} does not fit this model ({len(lines)} leaves):\n  " + "\n  ".join(lines)
