@@ -2,7 +2,7 @@
 
 Variants, comma-separated after a colon (`--config=configs/stage1.py:size=small,lolo=de`):
   size=NAME       sizes of the network: mini (default, a laptop), small, whisper_base (Whisper-base's and E5-small's)
-  real            for recordings of people instead of M5SER-mini: longer clips, stronger augmentation, a longer budget
+  real            for recordings of people instead of M5SER-mini: longer clips, augmentation, a longer budget
   lolo=LANGUAGE   leave one language out: it is kept from training, and scored with the four-class label space
 """
 
@@ -117,12 +117,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _for_recordings(config: ConfigDict) -> None:
-    """Real corpora: name them by --config.data.corpora=speech_folder:DIR."""
+    """Recordings are yours to name, by --config.data.corpora=speech_folder:DIR; without it the run says so."""
+    config.data.corpora = ""
     config.data.exclude_languages = ""
     config.data.length_classes = (2.0, 3.0, 4.5)
     config.data.augment.update({"speed": 0.1, "gain_db": 6.0, "noise_probability": 0.3})
-    config.model.spec_augment.update({"time_masks": 2, "freq_masks": 2})
-    for tower in ("speech", "text", "qformer"):
-        config.model[tower].dropout = 0.1
-    config.optim.learning_rate = 2e-3
     config.train.budget = "500 steps"

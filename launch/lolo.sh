@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Leave one language out on a folder of real recordings: for each language a run that never hears it, scored on it with
-# four classes; then the table beside METHOD's published rows. A language that is done is skipped, one that was cut off
-# goes on. Usage: launch/lolo.sh SPEECH_DIR WORKDIR [LANGUAGES] [--config.section.key=value …]
+# four classes; then the table beside reference figures. A run that was cut off goes on, one that is done is scored.
+# Usage: launch/lolo.sh SPEECH_DIR WORKDIR [LANGUAGES] [--config.section.key=value …]
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 speech=$(realpath "$1") workdir=$(realpath -m "$2")

@@ -17,8 +17,6 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-SECTIONS = ("mesh", "precision", "data", "model", "loss", "optim", "train", "checkpointing", "telemetry", "evaluate")
-
 
 class ConfigError(ValueError):
     """The config cannot be run as it is; the message says what to change."""
@@ -115,6 +113,13 @@ def from_dict(values: dict[str, Any]) -> ConfigDict:
 def config_hash(config: ConfigDict) -> str:
     """Twelve hex digits that change with any value of the config."""
     return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+
+
+def changes(before: ConfigDict, after: ConfigDict) -> list[str]:
+    """'section.key: old → new' for every leaf that differs; a leaf that one side lacks counts as None."""
+    old, new = dict(leaves(before)), dict(leaves(after))
+    keys = sorted(old.keys() | new.keys())
+    return [f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
 
 
 def choice(config: ConfigDict, key: str, allowed: Sequence[Any]) -> None:

@@ -75,6 +75,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
     with jax.set_mesh(mesh), preemption.StopRequest() as stop:
         program = build(config, mesh)
+        logging.info("Config %s, run %s", config_lib.config_hash(config), workdir)
         logging.info("Mesh %s on %s\n%s", dict(mesh.shape), mesh.devices.flat[0].device_kind, program.stage.describe())
         _log_sizes(program)
         Loop(config, epath.Path(workdir), mesh, program, stop).run()
@@ -149,6 +150,9 @@ class Loop:
         if self._checkpoints.latest is None:
             return state.create(self.program.init, self.program.abstract)
         restored = self._checkpoints.restore(self.program.abstract)
+        before = config_lib.from_dict(self._checkpoints.metadata()["config"])
+        for change in config_lib.changes(before, config_lib.from_dict(self.config.to_dict())):
+            logging.warning("The checkpoint was written with another config.%s", change)
         logging.info("Resuming at step %d of %d", int(restored.step), self.program.total_steps)
         return restored
 

@@ -65,6 +65,19 @@ def test_json_round_trip_and_hash():
     assert config_lib.config_hash(again) != config_lib.config_hash(config)
 
 
+def test_changes_between_a_checkpoint_and_a_command_line():
+    config = common.base()
+    again = config_lib.from_dict(json.loads(config_lib.to_json(config)))
+    assert config_lib.changes(again, config) == []
+    again.optim.learning_rate, again.optim.groups = 1.0, ()
+    del again.seed
+    assert config_lib.changes(again, config) == [
+        "optim.groups: () → (('.*', 1.0),)",
+        "optim.learning_rate: 1.0 → 0.001",
+        "seed: None → 0",
+    ]
+
+
 def test_choice_and_at_least():
     config = ConfigDict({"mesh": {"mode": "explicitt"}, "n": float("nan")})
     with pytest.raises(config_lib.ConfigError, match="Did you mean 'explicit'"):

@@ -70,6 +70,16 @@ def test_resume_after_a_stop_is_bit_for_bit_the_uninterrupted_run(run, tmp_path)
         np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
 
 
+def test_resuming_with_another_config_says_what_changed(run, tmp_path, caplog):
+    run(tmp_path, train={"budget": "4 steps"})
+    run(tmp_path, optim={"learning_rate": 0.5})
+    warned = [record.getMessage() for record in caplog.records if "another config" in record.getMessage()]
+    assert [text.partition("config.")[2] for text in warned] == [
+        "optim.learning_rate: 0.001 → 0.5",
+        "train.budget: '4 steps' → '12 steps'",
+    ]
+
+
 def test_ctrl_c_saves_too_and_handlers_are_put_back(run, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(preemption.Preempted):

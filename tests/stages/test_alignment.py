@@ -171,3 +171,9 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
     config.checkpoint = str(tmp_path / "stge1")
     with pytest.raises(config_lib.ConfigError, match=r"Did you mean .*stage1"):
         evaluate.run(config, "")
+
+
+def test_recordings_must_be_named(tmp_path):
+    config = config_lib.load("configs/stage1.py:real")
+    with pytest.raises(config_lib.ConfigError, match="expected at least one of m5ser_mini, speech_folder"):
+        train.run(config, str(tmp_path))
