@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -20,6 +21,17 @@ from ml_collections import ConfigDict
 
 class ConfigError(ValueError):
     """The config cannot be run as it is; the message says what to change."""
+
+
+@contextlib.contextmanager
+def blame(section: str) -> Iterator[None]:
+    """What code below says is wrong with its arguments is wrong with this section of the config."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"--config.{section}: {error}") from error
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -55,7 +55,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     number = checkpoints.latest if config.step < 0 else config.step
     metadata = checkpoints.metadata(number)
     merged = merged_config(config, config_lib.from_dict(metadata["config"]))
-    mesh = mesh_lib.make_mesh(merged.mesh.data, merged.mesh.fsdp, merged.mesh.tensor, mode=merged.mesh.mode)
+    with config_lib.blame("mesh"):
+        mesh = mesh_lib.make_mesh(merged.mesh.data, merged.mesh.fsdp, merged.mesh.tensor, mode=merged.mesh.mode)
     with jax.set_mesh(mesh):
         stage = stages.make(merged, metadata)
         abstract = state.define(stage.build).abstract

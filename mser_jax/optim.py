@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import optax
 
+SCHEDULES = ("constant", "linear", "cosine")
 Params = Mapping[str, jax.Array]
 
 

@@ -41,12 +41,19 @@ class Program:
 
 def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program:
     """Stage (made here unless given), model, optimiser and jitted step for `config` on `mesh`; allocates nothing."""
+    batch_size, parts = config.train.batch_size, sharding.batch_parts(mesh)
+    if batch_size % parts:
+        raise config_lib.ConfigError(f"--config.train.batch_size={batch_size}: data × fsdp = {parts} must divide it")
     stage = stage or stages.make(config)
     definition = state.define(stage.build)
-    size, batch_size = stage.data_size(), config.train.batch_size
+    size = stage.data_size()
     total = config_lib.steps(config.train.budget, batch_size, size)
+    if total < 1:
+        raise config_lib.ConfigError(f"--config.train.budget={config.train.budget!r}: expected at least one step")
     warmup = config_lib.steps(config.optim.warmup, batch_size, size)
-    multipliers = optim.group_of(list(definition.abstract), config.optim.groups)
+    with config_lib.blame("optim"):
+        multipliers = optim.group_of(list(definition.abstract), config.optim.groups)
+    config_lib.choice(config, "optim.schedule", optim.SCHEDULES)
     schedule = optim.make_schedule(config.optim.schedule, config.optim.learning_rate, warmup, total)
     tx = optim.make_optimizer(
         multipliers,
@@ -60,7 +67,8 @@ def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program
     init = state.initializer(definition, tx, multipliers, config.seed)
     abstract = state.abstract_state(init, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-    sharding.check_sharded(abstract.params, shardings, config.mesh.replicated_limit)
+    with config_lib.blame("mesh"):
+        sharding.check_sharded(abstract.params, shardings, config.mesh.replicated_limit)
     train_step = jax.jit(step.make_train_step(definition, stage.loss, tx), **step.jit_signature(abstract))
     return Program(stage, definition, total, init, abstract, train_step)
 
@@ -69,10 +77,14 @@ def run(config: ConfigDict, workdir: str) -> None:
     """Trains until the budget is spent; starts from the newest checkpoint below `workdir` when there is one.
 
     Raises:
+        ConfigError: the config cannot run; the message says what to change.
         Preempted: a signal asked to stop; the state is saved (exit code 75).
         FloatingPointError: the loss was not finite `train.max_skipped` times in a row.
     """
-    mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
+    if not workdir:
+        raise config_lib.ConfigError("--workdir=DIR is missing: where checkpoints, metrics and results are kept")
+    with config_lib.blame("mesh"):
+        mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
     with jax.set_mesh(mesh), preemption.StopRequest() as stop:
         program = build(config, mesh)
         logging.info("Config %s, run %s", config_lib.config_hash(config), workdir)
@@ -143,6 +155,8 @@ class Loop:
             raise
         finally:
             batches.close()
+            # Whatever happened: a save that is under way is finished.
+            self._checkpoints.wait()
         self._finish(train_state, total)
 
     def _restore_or_create(self) -> state.TrainState:

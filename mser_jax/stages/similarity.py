@@ -47,13 +47,11 @@ class SimilarityEvaluator:
             raise config_lib.ConfigError(
                 f"--config.evaluate.adapt={evaluate.adapt!r}: expected some of {rows.ADAPTATIONS}"
             )
-        try:
+        with config_lib.blame("evaluate"):
             self._labels = emotions.label_space(evaluate.label_space)
             self._prompts = {
                 label: prompts.label_prompts(label, names(evaluate.prompt_languages)) for label in self._labels
             }
-        except ValueError as error:
-            raise config_lib.ConfigError(f"--config.evaluate: {error}") from error
         self._table: sources.MixtureTable | None = None
         whole = NamedSharding(mesh, P())
         self._speech = jax.jit(

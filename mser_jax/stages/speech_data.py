@@ -44,18 +44,21 @@ class SpeechData:
         """`metadata`: what `self.metadata()` returned when the checkpoint was written."""
         self._config = config
         self._metadata = metadata
-        self._options = _guarded("data", train_options, config)
+        with config_lib.blame("data"):
+            self._options = train_options(config)
 
     @functools.cached_property
     def table(self) -> sources.MixtureTable:
         """The training mix. Raises ConfigError when the corpora or filters leave nothing."""
         data = self._config.data
-        return _guarded("data", self._filtered, data.corpora, data, names(data.emotions) or EMOTIONS)
+        with config_lib.blame("data"):
+            return self._filtered(data.corpora, data, names(data.emotions) or EMOTIONS)
 
     def evaluation_table(self) -> sources.MixtureTable:
         """What `config.evaluate` scores: every utterance with a canonical emotion."""
         evaluate = self._config.evaluate
-        return _guarded("evaluate", self._filtered, evaluate.corpora or self._config.data.corpora, evaluate, EMOTIONS)
+        with config_lib.blame("evaluate"):
+            return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, EMOTIONS)
 
     def _filtered(self, specs: str, section: ConfigDict, emotions: tuple[str, ...]) -> sources.MixtureTable:
         return sources.load_table(specs, self._config.data.data_dir).filter(
@@ -97,10 +100,11 @@ class SpeechData:
 
     def batches(self, start: int, mesh: Mesh) -> DeviceBatches:
         """Training batches of steps start, start + 1, …"""
-        host = _guarded(
-            "train", pipeline.train_batches, self.table, self._options, seed=self._config.seed, start=start,
-            process_index=jax.process_index(), process_count=jax.process_count(),
-        )  # fmt: skip
+        with config_lib.blame("train"):
+            host = pipeline.train_batches(
+                self.table, self._options, seed=self._config.seed, start=start,
+                process_index=jax.process_index(), process_count=jax.process_count(),
+            )  # fmt: skip
         return DeviceBatches(host, mesh)
 
     def evaluation_batches(self, table: sources.MixtureTable, mesh: Mesh) -> pipeline.Batches:
@@ -151,11 +155,3 @@ def train_options(config: ConfigDict) -> pipeline.TrainOptions:
         augmentation=audio.Augmentation(**data.augment),
         read=pipeline.ReadOptions(num_workers=data.num_workers, num_threads=data.num_threads, prefetch=data.prefetch),
     )
-
-
-def _guarded(section: str, function: Any, *args: Any, **kwargs: Any) -> Any:
-    """`function(…)`; what it says is wrong with its arguments is wrong with the config."""
-    try:
-        return function(*args, **kwargs)
-    except (ValueError, FileNotFoundError) as error:
-        raise config_lib.ConfigError(f"--config.{section}: {error}") from error

@@ -155,12 +155,22 @@ def test_batch_spec_and_flops_describe_the_batches(tiny):
         ({"mesh.tensor": 2}, "no tensor parallelism"),
         ({"loss.supcon": -1.0}, "≥ 0"),
         ({"train.budget": "many steps"}, "is no budget"),
+        ({"train.budget": ""}, "at least one step"),
+        ({"train.batch_size": 20}, "data × fsdp = 8 must divide it"),
+        ({"mesh.data": 3}, "does not fit 8 cpu"),
+        ({"optim.schedule": "cosin"}, "Did you mean 'cosine'"),
+        ({"optim.groups": (("^adversary", 1.0),)}, "matches none of these parameters"),
         ({"stage": "alignmnt"}, "Did you mean 'alignment'"),
     ],
 )
 def test_configs_that_cannot_run_say_why(tiny, tmp_path, overrides, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         train.run(tiny(**overrides), str(tmp_path))
+
+
+def test_a_run_needs_a_place(tiny):
+    with pytest.raises(config_lib.ConfigError, match="--workdir=DIR is missing"):
+        train.run(tiny(), "")
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):
