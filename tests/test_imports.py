@@ -51,7 +51,7 @@ def test_shell_script_parses(path):
 
 
 def test_imports_run_one_way():
-    """DESIGN's order: what stands lower never imports what stands higher."""
+    """What stands lower never imports what stands higher."""
     order = ["parallel", "telemetry", "corpora", "m5ser", "losses", "models", "evaluation", "data", "stages"]
     allowed = {
         "parallel": set(),

@@ -1,4 +1,4 @@
-"""The leave-one-language-out table of a folder of runs (launch/lolo.sh) beside METHOD's reference rows.
+"""The leave-one-language-out table of a folder of runs (launch/lolo.sh) beside reference rows.
 
 Usage: python tools/lolo_table.py RUNS [RUNS …]    RUNS/LANGUAGE/evaluations/zero_shot/step_*/results.json
 """

@@ -29,7 +29,7 @@ FIELD_NOTES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One utterance (DESIGN: contracts). Missing is '' for text and NaN for numbers; see FIELD_NOTES for units."""
+    """One utterance. Missing is '' for text and NaN for numbers; see FIELD_NOTES for units."""
 
     id: str
     audio: bytes

@@ -15,7 +15,7 @@ import numpy as np
 from mser_jax.evaluation import metrics
 
 ADAPTATIONS = ("none", "corpus", "speaker")
-# By what training saw: neither, the corpus, the language, both (METHOD's names; zero_shot is the strict one).
+# By what training saw: neither, the corpus, the language, both; zero_shot is the strict one.
 PROTOCOLS = ("zero_shot", "leave_one_language_out", "leave_one_corpus_out", "in_corpus")
 COLUMNS = ("corpus", "language", "speaker", "emotion")
 Row = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Stage 1: speech and text meet in an emotional space (METHOD §3)."""
+"""Stage 1: speech and text meet in an emotional space (arXiv:2503.21806)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Alignment:
         return DualEncoder(self._model, rngs)
 
     def loss(self, model: DualEncoder, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        """Σ weight · mean of each term (METHOD §3), times the number of valid rows."""
+        """Σ weight · mean of each term, times the number of valid rows."""
         speech_rng, text_rng = jax.random.split(rng)
         speech = model.encode_speech(batch["waveform"], batch["num_samples"], rng=speech_rng).embedding
         text = model.encode_text(batch["tokens"], batch["token_mask"], rng=text_rng)
