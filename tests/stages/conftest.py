@@ -15,7 +15,7 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("corpora")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(data_dir):
     """tiny(**{"section.key": value}) -> config."""
 
