@@ -155,12 +155,12 @@ def test_frozen_leaves_have_no_moments_and_do_not_move(run, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("mode", ["explicit", "auto"])
-def test_fsdp_gives_the_loss_of_one_device(run, tmp_path, mode):
-    run(tmp_path / "one", mesh={"data": 1, "fsdp": 1} | {"data": 8})
-    run(tmp_path / "many", mesh={"data": 2, "fsdp": 4, "mode": mode})
-    one, many = final_params(tmp_path / "one"), final_params(tmp_path / "many")
-    for path in one:
-        np.testing.assert_allclose(one[path], many[path], atol=1e-5, err_msg=path)
+def test_fsdp_trains_as_data_parallelism_does(run, tmp_path, mode):
+    run(tmp_path / "data", mesh={"data": 8, "fsdp": 1})
+    run(tmp_path / "fsdp", mesh={"data": 2, "fsdp": 4, "mode": mode})
+    by_data, by_fsdp = final_params(tmp_path / "data"), final_params(tmp_path / "fsdp")
+    for path in by_data:
+        np.testing.assert_allclose(by_data[path], by_fsdp[path], atol=1e-5, err_msg=path)
 
 
 def test_restores_from_eight_devices_onto_four_and_one(run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mser_jax.models.layers import LayerNorm, Linear, dropout
+from mser_jax.models.stack import stack_layers
 
 
 class MultiHeadAttention(nnx.Module):
@@ -124,3 +126,37 @@ class Block(nnx.Module):
             else:
                 x = norm(x + dropout(branch(x), self.dropout, key))
         return x
+
+
+class BlockSizes(Protocol):
+    """The sizes that every tower's config has."""
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks in the tower."""
+
+    @property
+    def width(self) -> int:
+        """Of the residual stream."""
+
+    @property
+    def num_heads(self) -> int:
+        """Of attention."""
+
+    @property
+    def mlp_width(self) -> int:
+        """Of the hidden layer of the MLP."""
+
+    @property
+    def dropout(self) -> float:
+        """Rate, on the output of each branch."""
+
+
+def stack_blocks(cfg: BlockSizes, rngs: nnx.Rngs, **options: Any) -> Block:
+    """`cfg.num_layers` blocks as one with stacked parameters, for `stack.run_layers`; `options` are Block's own."""
+
+    def make(layer_rngs: nnx.Rngs) -> Block:
+        sizes = {"depth": cfg.num_layers, "dropout": cfg.dropout}
+        return Block(cfg.width, cfg.num_heads, cfg.mlp_width, **sizes, **options, rngs=layer_rngs)
+
+    return stack_layers(make, cfg.num_layers, rngs)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from mser_jax.models.attention import Block
+from mser_jax.models.attention import stack_blocks
 from mser_jax.models.layers import LayerNorm, Linear, dropout
-from mser_jax.models.stack import run_layers, stack_layers
+from mser_jax.models.stack import run_layers
 from mser_jax.parallel import sharding
 
 
@@ -36,20 +36,7 @@ class EmotionQFormer(nnx.Module):
         # Unit variance, as the residual stream they start: queries that begin alike stay alike for long.
         self.queries = nnx.Param(jax.random.normal(rngs.params(), (cfg.num_queries, cfg.width), jnp.float32))
         self.memory_norm = LayerNorm(memory_width, dtype=dtype)
-        self.layers = stack_layers(
-            lambda r: Block(
-                cfg.width,
-                cfg.num_heads,
-                cfg.mlp_width,
-                depth=cfg.num_layers,
-                memory_width=memory_width,
-                dropout=cfg.dropout,
-                dtype=dtype,
-                rngs=r,
-            ),
-            cfg.num_layers,
-            rngs,
-        )
+        self.layers = stack_blocks(cfg, rngs, memory_width=memory_width, dtype=dtype)
         self.final_norm = LayerNorm(cfg.width, dtype=dtype)
 
     def __call__(self, frames: jax.Array, mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from mser_jax.models.attention import Block
+from mser_jax.models.attention import stack_blocks
 from mser_jax.models.layers import Embedding, LayerNorm, dropout
-from mser_jax.models.stack import run_layers, stack_layers
+from mser_jax.models.stack import run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +44,7 @@ class TextEncoder(nnx.Module):
         self.positions = Embedding(cfg.max_positions, cfg.width, dtype=dtype, rngs=rngs)
         self.token_types = Embedding(cfg.token_types, cfg.width, dtype=dtype, rngs=rngs)
         self.embedding_norm = LayerNorm(cfg.width, eps=cfg.norm_eps, dtype=dtype)
-        self.layers = stack_layers(
-            lambda r: Block(
-                cfg.width,
-                cfg.num_heads,
-                cfg.mlp_width,
-                depth=cfg.num_layers,
-                norm_first=False,
-                norm_eps=cfg.norm_eps,
-                dropout=cfg.dropout,
-                dtype=dtype,
-                rngs=r,
-            ),
-            cfg.num_layers,
-            rngs,
-        )
+        self.layers = stack_blocks(cfg, rngs, norm_first=False, norm_eps=cfg.norm_eps, dtype=dtype)
 
     def __call__(self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
         """Tokens int [B, L], token_mask bool [B, L] (True = text) -> [B, L, width]; ignore masked rows.

@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from mser_jax.models.attention import Block
+from mser_jax.models.attention import stack_blocks
 from mser_jax.models.layers import Conv1d, LayerNorm, dropout, normalise
-from mser_jax.models.stack import run_layers, stack_layers
+from mser_jax.models.stack import run_layers
 
 MAX_MEL_FRAMES = 3000
 
@@ -76,20 +76,7 @@ class WhisperEncoder(nnx.Module):
         first, second = cfg.conv_strides
         self.conv1 = Conv1d(cfg.num_mels, cfg.width, 3, stride=first, dtype=dtype, rngs=rngs)
         self.conv2 = Conv1d(cfg.width, cfg.width, 3, stride=second, dtype=dtype, rngs=rngs)
-        self.layers = stack_layers(
-            lambda r: Block(
-                cfg.width,
-                cfg.num_heads,
-                cfg.mlp_width,
-                depth=cfg.num_layers,
-                key_bias=False,
-                dropout=cfg.dropout,
-                dtype=dtype,
-                rngs=r,
-            ),
-            cfg.num_layers,
-            rngs,
-        )
+        self.layers = stack_blocks(cfg, rngs, key_bias=False, dtype=dtype)
         self.final_norm = LayerNorm(cfg.width, dtype=dtype)
 
     def __call__(

@@ -17,7 +17,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class MetricWriter:
-    """Writes {name: number} by step. TensorBoard's own event writer: no TensorFlow, and gs:// by fsspec."""
+    """Writes {name: number} by step. TensorBoard's own event writer: it needs no TensorFlow."""
 
     def __init__(self, workdir: epath.PathLike) -> None:
         """Files appear below `workdir`; every process but the first writes nothing."""
