@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +13,11 @@ from jax.typing import DTypeLike
 
 from mser_jax.models.adversary import AdversaryHeads
 from mser_jax.models.emotion_qformer import AttentionPool, EmotionQFormer, QFormerConfig
-from mser_jax.models.layers import Linear
-from mser_jax.models.log_mel import HOP, WINDOW, log_mel
+from mser_jax.models.layers import Linear, normalise
 from mser_jax.models.spec_augment import SpecAugmentConfig, spec_augment
+from mser_jax.models.speech_encoder import SpeechEncoderConfig, block_flops, mix_states
 from mser_jax.models.text_encoder import TextEncoder, TextEncoderConfig
-from mser_jax.models.whisper import SpeechEncoderConfig, WhisperEncoder
+from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import sharding
 
 
@@ -30,7 +29,7 @@ class DualEncoderConfig:
     towers (float32 or bfloat16); parameters, norms, softmax, embeddings and heads are f32 always.
     """
 
-    speech: SpeechEncoderConfig = dataclasses.field(default_factory=SpeechEncoderConfig)
+    speech: SpeechEncoderConfig = dataclasses.field(default_factory=WhisperConfig)
     text: TextEncoderConfig = dataclasses.field(default_factory=TextEncoderConfig)
     qformer: QFormerConfig = dataclasses.field(default_factory=QFormerConfig)
     spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
@@ -88,7 +87,7 @@ class DualEncoder(nnx.Module):
 
     def __init__(self, cfg: DualEncoderConfig, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.speech_encoder = WhisperEncoder(cfg.speech, dtype=cfg.dtype, rngs=rngs)
+        self.speech_encoder = cfg.speech.make(dtype=cfg.dtype, rngs=rngs)
         # Outside the encoder: it learns also where the encoder is frozen. Zeros: all layers alike.
         self.layer_mix = nnx.Param(jnp.zeros(cfg.speech.num_layers + 1))
         self.qformer = EmotionQFormer(cfg.qformer, cfg.speech.width, dtype=cfg.dtype, rngs=rngs)
@@ -107,12 +106,34 @@ class DualEncoder(nnx.Module):
         `rng` draws SpecAugment and dropout; None is deterministic.
         """
         augment_rng, encoder_rng, qformer_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
-        features, mask = log_mel(waveform, num_samples, self.cfg.speech.num_mels)
+        features, mask = self.speech_encoder.front_end(waveform, num_samples)
         if augment_rng is not None:
             features = spec_augment(features, mask, augment_rng, self.cfg.spec_augment)
         mix = sharding.gather_weight(self.layer_mix[...])
         encoded = self.speech_encoder(features, mask, mix_logits=mix, rng=encoder_rng)
-        queries = self.qformer(encoded.mixed, encoded.mask, rng=qformer_rng)
+        return self._head(encoded.mixed, encoded.mask, qformer_rng)
+
+    def encode_states(self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None) -> SpeechOutput:
+        """What `encode_speech` makes of an utterance whose normalised hidden states are known already.
+
+        Args:
+            states: [B, T, L + 1, D], any float dtype: `normalise` of every hidden state of the frozen encoder.
+            num_frames: int [B], valid frames.
+            rng: draws the Q-Former's dropout.
+        """
+        # The same key as in `encode_speech`: a run with a cache draws what one without it draws.
+        qformer_rng = None if rng is None else jax.random.split(rng, 3)[2]
+        mask = jnp.arange(states.shape[1])[None] < num_frames[:, None]
+        return self._head(mix_states(states, sharding.gather_weight(self.layer_mix[...])), mask, qformer_rng)
+
+    def hidden_states(self, waveform: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Waveform [B, S], num_samples [B] -> the states that `encode_states` takes, f32, and their num_frames."""
+        features, mask = self.speech_encoder.front_end(waveform, num_samples)
+        encoded = self.speech_encoder(features, mask, collect=True)
+        return normalise(encoded.hidden_states).transpose(1, 2, 0, 3), encoded.mask.sum(-1)
+
+    def _head(self, mixed: jax.Array, mask: jax.Array, rng: jax.Array | None) -> SpeechOutput:
+        queries = self.qformer(mixed, mask, rng=rng)
         pooled = self.pool(queries)
         return SpeechOutput(unit_norm(self.speech_projection(pooled)), pooled, queries)
 
@@ -130,33 +151,22 @@ class DualEncoder(nnx.Module):
         return self.adversary(embedding, scale)
 
 
-def _block_flops(length: int, width: int, mlp: int, memory: int = 0, memory_width: int = 0) -> float:
-    """One block on one sequence: projections, attention, MLP; cross-attention to `memory` frames if any."""
-    own = 8 * length * width**2 + 4 * length**2 * width + 4 * length * width * mlp
-    cross = 4 * length * width**2 + 4 * memory * memory_width * width + 4 * length * memory * width
-    return own + (cross if memory else 0)
-
-
 def flops_per_example(cfg: DualEncoderConfig, num_samples: int, num_tokens: int) -> dict[str, float]:
     """Forward floating-point operations for one padded pair, a multiply-add counted as 2.
 
-    Matrix products, convolutions and the FFT (2.5 n log2 n for a real one); element-wise work, a few
-    percent, is left out. A training step without remat costs about 3 times this.
+    Matrix products, convolutions and the FFT; element-wise work, a few percent, is left out. A training step without
+    remat costs about 3 times this for what learns, and once for what is frozen.
 
     Returns:
-        By part: "log_mel", "speech_encoder", "qformer", "text_encoder", "heads"; their sum is the total.
+        By part: "speech_encoder" (with its front end), "qformer", "text_encoder", "heads"; their sum is the total.
     """
     speech, text, qformer = cfg.speech, cfg.text, cfg.qformer
-    mel_frames = -(-num_samples // HOP)
-    after_first = -(-mel_frames // speech.conv_strides[0])
-    frames = speech.num_frames(mel_frames)
-    convs = 6 * speech.width * (after_first * speech.num_mels + frames * speech.width)
     dim = cfg.embed_dim
+    memory = (speech.num_frames(num_samples), speech.width)
+    query_block = block_flops(qformer.num_queries, qformer.width, qformer.mlp_width, *memory)
     return {
-        "log_mel": mel_frames * (2.5 * WINDOW * math.log2(WINDOW) + 2 * (WINDOW // 2 + 1) * speech.num_mels),
-        "speech_encoder": convs + speech.num_layers * _block_flops(frames, speech.width, speech.mlp_width),
-        "qformer": qformer.num_layers
-        * _block_flops(qformer.num_queries, qformer.width, qformer.mlp_width, frames, speech.width),
-        "text_encoder": text.num_layers * _block_flops(num_tokens, text.width, text.mlp_width),
+        "speech_encoder": speech.flops(num_samples),
+        "qformer": qformer.num_layers * query_block,
+        "text_encoder": text.num_layers * block_flops(num_tokens, text.width, text.mlp_width),
         "heads": 2.0 * dim * (qformer.width + text.width) + sum(2 * 128 * (dim + n) for _, n in cfg.heads),
     }

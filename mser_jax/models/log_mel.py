@@ -7,6 +7,7 @@ below the utterance's maximum, (x + 4) / 4 (Radford et al. 2022; `transformers.W
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,11 @@ _FLOOR = 1e-10
 def mel_filters(num_mels: int) -> np.ndarray:
     """Slaney-normalised mel filterbank f32 [201, num_mels] for 0 … 8 kHz."""
     return librosa.filters.mel(sr=SAMPLING_RATE, n_fft=WINDOW, n_mels=num_mels, norm="slaney").T.copy()
+
+
+def flops(num_samples: int, num_mels: int) -> float:
+    """Forward operations for one utterance: 2.5 n log2 n for a real FFT of n samples, and the mel product."""
+    return -(-num_samples // HOP) * (2.5 * WINDOW * math.log2(WINDOW) + 2 * (WINDOW // 2 + 1) * num_mels)
 
 
 def _frames(waveform: jax.Array) -> jax.Array:

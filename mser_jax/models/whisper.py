@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,23 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from mser_jax.models import log_mel as log_mel_lib
 from mser_jax.models.attention import stack_blocks
 from mser_jax.models.layers import Conv1d, LayerNorm, dropout, normalise
+from mser_jax.models.speech_encoder import EncoderOutput, block_flops
 from mser_jax.models.stack import run_layers
 
 MAX_MEL_FRAMES = 3000
 
 
 @dataclasses.dataclass(frozen=True)
-class SpeechEncoderConfig:
+class WhisperConfig:
     """Sizes. Whisper-base: 6 layers, width 512, 8 heads, MLP 2048, 80 mels, strides (1, 2).
 
     `conv_strides=(2, 2)` halves the frame rate to 25 Hz: half the cost of the layers.
     """
+
+    family: ClassVar[str] = "whisper"
 
     num_layers: int = 4
     width: int = 144
@@ -35,22 +39,26 @@ class SpeechEncoderConfig:
     dropout: float = 0.0
     remat: str = "none"  # a key of stack.REMAT_POLICIES
 
-    def num_frames(self, mel_frames: int) -> int:
+    def make(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> WhisperEncoder:
+        """The encoder, freshly initialised."""
+        return WhisperEncoder(self, dtype=dtype, rngs=rngs)
+
+    def num_frames(self, num_samples: int) -> int:
         """Frames after both convolutions."""
-        return math.ceil(math.ceil(mel_frames / self.conv_strides[0]) / self.conv_strides[1])
+        return self._frames(num_samples)[-1]
 
+    def flops(self, num_samples: int) -> float:
+        """Forward operations: log-mel, convolutions, blocks."""
+        after_first, frames = self._frames(num_samples)
+        convs = 6 * self.width * (after_first * self.num_mels + frames * self.width)
+        mel = log_mel_lib.flops(num_samples, self.num_mels)
+        return mel + convs + self.num_layers * block_flops(frames, self.width, self.mlp_width)
 
-class EncoderOutput(NamedTuple):
-    """What the encoder returns; D = width, T = frames after the convolutions, L = layers.
-
-    `last` [B, T, D] after the final norm; `mask` bool [B, T] of valid frames; `mixed` f32 [B, T, D] where
-    mix_logits were given; `hidden_states` [L + 1, B, T, D] where asked for.
-    """
-
-    last: jax.Array
-    mask: jax.Array
-    mixed: jax.Array | None
-    hidden_states: jax.Array | None
+    def _frames(self, num_samples: int) -> tuple[int, int]:
+        """Frames after each convolution."""
+        mel_frames = -(-num_samples // log_mel_lib.HOP)
+        after_first = -(-mel_frames // self.conv_strides[0])
+        return after_first, -(-after_first // self.conv_strides[1])
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:
@@ -71,7 +79,7 @@ class WhisperEncoder(nnx.Module):
     Padded frames neither attend nor reach a valid frame through a convolution, so padding changes nothing.
     """
 
-    def __init__(self, cfg: SpeechEncoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, cfg: WhisperConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.cfg, self.dtype = cfg, dtype
         first, second = cfg.conv_strides
         self.conv1 = Conv1d(cfg.num_mels, cfg.width, 3, stride=first, dtype=dtype, rngs=rngs)
@@ -79,16 +87,20 @@ class WhisperEncoder(nnx.Module):
         self.layers = stack_blocks(cfg, rngs, key_bias=False, dtype=dtype)
         self.final_norm = LayerNorm(cfg.width, dtype=dtype)
 
+    def front_end(self, waveform: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Waveform [B, S], num_samples int [B] -> log-mel f32 [B, F, mels] and mask bool [B, F] (log_mel.py)."""
+        return log_mel_lib.log_mel(waveform, num_samples, self.cfg.num_mels)
+
     def __call__(
         self,
-        log_mel: jax.Array,
+        features: jax.Array,
         mask: jax.Array,
         *,
         mix_logits: jax.Array | None = None,
         rng: jax.Array | None = None,
         collect: bool = False,
     ) -> EncoderOutput:
-        """log_mel [B, F, mels] (100 frames a second), mask bool [B, F] -> EncoderOutput.
+        """Log-mel features [B, F, mels] (100 frames a second), mask bool [B, F] -> EncoderOutput.
 
         Hidden states are counted as transformers does: 0 the input of the first layer, 1 … L-1 the outputs of
         layers, L the output of the final norm. `mix_logits` f32 [L + 1] asks for
@@ -97,12 +109,12 @@ class WhisperEncoder(nnx.Module):
         Raises:
             ValueError: more than 3000 mel frames.
         """
-        if log_mel.shape[1] > MAX_MEL_FRAMES:
+        if features.shape[1] > MAX_MEL_FRAMES:
             raise ValueError(
-                f"WhisperEncoder: {log_mel.shape[1]} mel frames, but the limit is 30 s = {MAX_MEL_FRAMES}. "
+                f"WhisperEncoder: {features.shape[1]} mel frames, but the limit is 30 s = {MAX_MEL_FRAMES}. "
                 "Cut the audio first."
             )
-        x, mask = self._embed(log_mel, mask)
+        x, mask = self._embed(features, mask)
         x = dropout(x, self.cfg.dropout, None if rng is None else jax.random.fold_in(rng, 0))
         weights = None if mix_logits is None else jax.nn.softmax(mix_logits.astype(jnp.float32))
         out = run_layers(
@@ -122,9 +134,9 @@ class WhisperEncoder(nnx.Module):
         states = jnp.concatenate([x[None], out.collected[:-1], last[None]]) if collect else None
         return EncoderOutput(last, mask, mixed, states)
 
-    def _embed(self, log_mel: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _embed(self, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The convolutions and positions: [B, F, mels], [B, F] -> [B, T, width], [B, T]."""
-        x = log_mel.astype(self.dtype)
+        x = features.astype(self.dtype)
         for conv, stride in zip((self.conv1, self.conv2), self.cfg.conv_strides, strict=True):
             # Invalid frames are set to the zeros a convolution sees beyond the end of an unpadded utterance.
             x = jax.nn.gelu(conv(jnp.where(mask[..., None], x, 0.0)), approximate=False)

@@ -21,7 +21,7 @@ from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, flops_p
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.text_encoder import TextEncoderConfig
-from mser_jax.models.whisper import SpeechEncoderConfig
+from mser_jax.models.whisper import WhisperConfig
 from mser_jax.stages.base import Batch, BatchIterator, Evaluator
 from mser_jax.stages.similarity import SimilarityEvaluator
 from mser_jax.stages.speech_data import SpeechData
@@ -48,7 +48,7 @@ def model_config(config: ConfigDict, num_classes: Mapping[str, int]) -> DualEnco
         (name, num_classes[name]) for name in NUISANCES if config.loss[f"adversary_{name}"] and num_classes[name] > 1
     )
     return DualEncoderConfig(
-        speech=SpeechEncoderConfig(**model.speech),
+        speech=WhisperConfig(**model.speech),
         text=TextEncoderConfig(**model.text),
         qformer=QFormerConfig(**model.qformer),
         spec_augment=SpecAugmentConfig(**model.spec_augment),

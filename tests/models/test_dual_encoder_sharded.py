@@ -13,13 +13,13 @@ from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.text_encoder import TextEncoderConfig
-from mser_jax.models.whisper import SpeechEncoderConfig
+from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 
 # Wide enough that several kinds of parameters are above the threshold of sharding.
 CFG = DualEncoderConfig(
-    speech=SpeechEncoderConfig(num_layers=2, width=64, num_heads=4, mlp_width=256, dropout=0.1),
+    speech=WhisperConfig(num_layers=2, width=64, num_heads=4, mlp_width=256, dropout=0.1),
     text=TextEncoderConfig(num_layers=2, width=64, num_heads=4, mlp_width=256, dropout=0.1),
     qformer=QFormerConfig(num_layers=2, num_queries=4, width=64, num_heads=4, mlp_width=256, dropout=0.1),
     spec_augment=SpecAugmentConfig(time_masks=1, freq_masks=1),

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from transformers import WhisperConfig
+from transformers import WhisperConfig as TorchWhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as TorchWhisperEncoder
 
-from mser_jax.models.whisper import SpeechEncoderConfig, WhisperEncoder, sinusoids
+from mser_jax.models.whisper import WhisperConfig, WhisperEncoder, sinusoids
 
-TINY = SpeechEncoderConfig(num_layers=3, width=32, num_heads=4, mlp_width=64, num_mels=80)
+TINY = WhisperConfig(num_layers=3, width=32, num_heads=4, mlp_width=64, num_mels=80)
 
 
 def torch_to_ours(encoder: WhisperEncoder, theirs: TorchWhisperEncoder) -> WhisperEncoder:
@@ -49,7 +49,7 @@ def torch_to_ours(encoder: WhisperEncoder, theirs: TorchWhisperEncoder) -> Whisp
 def test_parity_with_torch_at_30_s_all_hidden_states():
     """Tolerance 1e-5 maximal absolute difference, f32."""
     torch.manual_seed(0)
-    config = WhisperConfig(
+    config = TorchWhisperConfig(
         d_model=32,
         encoder_layers=3,
         encoder_attention_heads=4,
@@ -86,14 +86,14 @@ def test_positions_equal_whispers(width):
 @pytest.mark.parametrize("strides", [(1, 2), (2, 2)])
 @pytest.mark.parametrize("frames", [1, 2, 37, 64])
 def test_padding_changes_nothing(strides, frames):
-    cfg = SpeechEncoderConfig(num_layers=2, width=32, num_heads=4, mlp_width=64, conv_strides=strides)
+    cfg = WhisperConfig(num_layers=2, width=32, num_heads=4, mlp_width=64, conv_strides=strides)
     encoder = WhisperEncoder(cfg, rngs=nnx.Rngs(0))
     encoder.conv1.bias[...] = jnp.ones(32)  # what would leak from padded frames
     x = np.random.default_rng(1).standard_normal((1, frames, 80)).astype(np.float32)
     alone = encoder(x, jnp.ones((1, frames), bool), mix_logits=jnp.arange(3.0))
     padded = np.concatenate([x, np.full((1, 29, 80), 9.0, np.float32)], 1)
     batch = encoder(padded, (jnp.arange(frames + 29) < frames)[None], mix_logits=jnp.arange(3.0))
-    n = cfg.num_frames(frames)
+    n = cfg.num_frames(160 * frames)
     assert alone.last.shape[1] == n == alone.mask.sum() == batch.mask.sum() and batch.mask[0, :n].all()
     np.testing.assert_allclose(batch.last[:, :n], alone.last, atol=1e-5)
     np.testing.assert_allclose(batch.mixed[:, :n], alone.mixed, atol=1e-5)

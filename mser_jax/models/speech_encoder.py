@@ -1,0 +1,90 @@
+"""What every speech encoder takes and returns, whatever its family (whisper.py, wav2vec2.py)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+SAMPLING_RATE = 16_000
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder returns; D = width, T = frames, L = layers.
+
+    `last` [B, T, D] is the last hidden state; `mask` bool [B, T] of valid frames; `mixed` f32 [B, T, D] where
+    mix_logits were given; `hidden_states` [L + 1, B, T, D] where asked for.
+    """
+
+    last: jax.Array
+    mask: jax.Array
+    mixed: jax.Array | None
+    hidden_states: jax.Array | None
+
+
+class SpeechEncoder(Protocol):
+    """Waveform → features → hidden states of all layers. Padding changes nothing in either part."""
+
+    def front_end(self, waveform: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Waveform int16 or f32 [B, S] at 16 kHz, num_samples int [B] -> the encoder's own features and their mask.
+
+        Nothing is learned here: Whisper's log-mel [B, F, mels], wav2vec2's normalised waveform [B, S].
+        """
+
+    def __call__(
+        self,
+        features: jax.Array,
+        mask: jax.Array,
+        *,
+        mix_logits: jax.Array | None = None,
+        rng: jax.Array | None = None,
+        collect: bool = False,
+    ) -> EncoderOutput:
+        """Features and mask of `front_end` -> EncoderOutput.
+
+        Hidden states are counted as transformers does: 0 is the input of the first layer, L what comes out at the
+        end. `mix_logits` f32 [L + 1] asks for Σ softmax(mix_logits)_l · normalise(state_l); `collect` for all
+        states. `rng` draws dropout.
+        """
+
+
+class SpeechEncoderConfig(Protocol):
+    """Sizes of an encoder of some family."""
+
+    family: ClassVar[str]
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks; hidden states are one more."""
+
+    @property
+    def width(self) -> int:
+        """Of the hidden states."""
+
+    def make(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> SpeechEncoder:
+        """The encoder, freshly initialised."""
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames T of `num_samples` samples at 16 kHz."""
+
+    def flops(self, num_samples: int) -> float:
+        """Forward floating-point operations, a multiply-add counted as 2, front end included."""
+
+
+def mix_states(states: jax.Array, logits: jax.Array) -> jax.Array:
+    """Normalised hidden states [B, T, L + 1, D], logits f32 [L + 1] -> Σ softmax(logits)_l · state_l, f32 [B, T, D].
+
+    What an encoder does with `mix_logits`, for states that were computed before.
+    """
+    weights = jax.nn.softmax(logits.astype(jnp.float32))
+    return jnp.einsum("btld,l->btd", states, weights.astype(states.dtype), preferred_element_type=jnp.float32)
+
+
+def block_flops(length: int, width: int, mlp: int, memory: int = 0, memory_width: int = 0) -> float:
+    """One transformer block on one sequence: projections, attention, MLP; cross-attention to `memory` frames if any."""
+    own = 8 * length * width**2 + 4 * length**2 * width + 4 * length * width * mlp
+    cross = 4 * length * width**2 + 4 * memory * memory_width * width + 4 * length * memory * width
+    return own + (cross if memory else 0)
