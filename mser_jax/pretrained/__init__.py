@@ -1,0 +1,1 @@
+"""Hugging Face files ⇄ our parameters: one readable table a family, used in both directions."""
