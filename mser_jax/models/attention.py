@@ -12,12 +12,33 @@ from jax.typing import DTypeLike
 
 from mser_jax.models.layers import LayerNorm, Linear, dropout
 from mser_jax.models.stack import stack_layers
+from mser_jax.parallel import sharding
+
+
+class PositionGate(nnx.Module):
+    """How much of the relative position bias each query takes, from its own features (WavLM, Chen et al. 2022, §3.2).
+
+    Two gates a head are the sigmoids of sums of four outputs of one projection that all heads share.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.num_heads = num_heads
+        self.projection = Linear(width // num_heads, 8, dtype=dtype, rngs=rngs)
+        self.constant = nnx.Param(jnp.ones((1, num_heads, 1, 1)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, T, width] -> factors f32 [B, heads, T, 1]."""
+        y = self.projection(x.reshape(*x.shape[:2], self.num_heads, -1)).astype(jnp.float32)
+        gates = jax.nn.sigmoid(y.reshape(*y.shape[:3], 2, 4).sum(-1)).transpose(0, 2, 1, 3)
+        constant = sharding.gather_weight(self.constant[...])
+        return gates[..., :1] * (gates[..., 1:] * constant - 1.0) + 2.0
 
 
 class MultiHeadAttention(nnx.Module):
     """Scaled dot-product attention (Vaswani et al. 2017), of x to itself or to a memory of another width.
 
     Logits and softmax are f32. `key_bias=False` is Whisper's: that bias shifts all logits of a query alike.
+    `gated_bias` is WavLM's: a position bias is added to the logits, scaled by a PositionGate.
 
     Raises:
         ValueError: `num_heads` does not divide `width`.
@@ -30,6 +51,7 @@ class MultiHeadAttention(nnx.Module):
         *,
         memory_width: int | None = None,
         key_bias: bool = True,
+        gated_bias: bool = False,
         dtype: DTypeLike = jnp.float32,
         out_scale: float = 1.0,
         rngs: nnx.Rngs,
@@ -42,10 +64,18 @@ class MultiHeadAttention(nnx.Module):
         self.key = Linear(memory_width, width, use_bias=key_bias, dtype=dtype, rngs=rngs)
         self.value = Linear(memory_width, width, dtype=dtype, rngs=rngs)
         self.out = Linear(width, width, dtype=dtype, scale=out_scale, rngs=rngs)
+        self.gate = PositionGate(width, num_heads, dtype=dtype, rngs=rngs) if gated_bias else None
 
-    def __call__(self, x: jax.Array, memory: jax.Array | None = None, key_mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        memory: jax.Array | None = None,
+        key_mask: jax.Array | None = None,
+        position_bias: jax.Array | None = None,
+    ) -> jax.Array:
         """x [B, T, width], memory [B, S, memory_width] (default x), key_mask bool [B, S] -> [B, T, width].
 
+        `position_bias` f32 [heads, T, S] goes with `gated_bias`.
         True in the mask = attend. With all its keys masked a row attends evenly to all: finite.
         """
         memory = x if memory is None else memory
@@ -55,7 +85,8 @@ class MultiHeadAttention(nnx.Module):
 
         q, k, v = heads(self.query(x)), heads(self.key(memory)), heads(self.value(memory))
         mask = None if key_mask is None else key_mask[:, None, None, :]
-        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(x.shape))
+        bias = None if self.gate is None else self.gate(x) * position_bias
+        return self.out(jax.nn.dot_product_attention(q, k, v, bias, mask).reshape(x.shape))
 
 
 class Block(nnx.Module):
@@ -76,6 +107,7 @@ class Block(nnx.Module):
         memory_width: int | None = None,
         norm_first: bool = True,
         key_bias: bool = True,
+        gated_bias: bool = False,
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
         dtype: DTypeLike = jnp.float32,
@@ -86,7 +118,9 @@ class Block(nnx.Module):
         common = {"dtype": dtype, "rngs": rngs}
         scale = 1.0 / math.sqrt(branches) if norm_first else 1.0
 
-        self.attention = MultiHeadAttention(width, num_heads, key_bias=key_bias, out_scale=scale, **common)
+        self.attention = MultiHeadAttention(
+            width, num_heads, key_bias=key_bias, gated_bias=gated_bias, out_scale=scale, **common
+        )
         self.attention_norm = LayerNorm(width, eps=norm_eps, dtype=dtype)
         if memory_width is None:
             self.cross_attention = self.cross_attention_norm = None
@@ -105,15 +139,17 @@ class Block(nnx.Module):
         key_mask: jax.Array | None = None,
         memory: jax.Array | None = None,
         memory_mask: jax.Array | None = None,
+        position_bias: jax.Array | None = None,
         *,
         rng: jax.Array | None = None,
     ) -> jax.Array:
         """x [B, T, width], key_mask bool [B, T], memory [B, S, memory_width], its mask bool [B, S] -> like x.
 
+        `position_bias` f32 [heads, T, T] is self-attention's, where `gated_bias` was asked for.
         `rng` draws the dropout of each branch; None switches it off.
         """
         rngs = (None,) * 3 if rng is None else jax.random.split(rng, 3)
-        branches = [(self.attention_norm, lambda y: self.attention(y, key_mask=key_mask), rngs[0])]
+        branches = [(self.attention_norm, lambda y: self.attention(y, None, key_mask, position_bias), rngs[0])]
         if self.cross_attention is not None:
             cross = self.cross_attention
             branches.append((self.cross_attention_norm, lambda y: cross(y, memory, memory_mask), rngs[1]))

@@ -94,8 +94,23 @@ class Embedding(nnx.Module):
         return sharding.lookup(self.table[...], ids).astype(self.dtype)
 
 
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, pad: int = 0, groups: int = 1) -> jax.Array:
+    """x [batch, time, in] with a kernel [size, in / groups, out], `pad` zeros before and after, as torch's Conv1d."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride,),
+        [(pad, pad)],
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+    )
+
+
 class Conv1d(nnx.Module):
-    """Convolution over time with kernel [size, in, out], zeros around it (size // 2), and a stride."""
+    """Convolution over time with kernel [size, in, out] and a stride.
+
+    Zeros stand around the input, size // 2 at each end, or none with `padded=False`.
+    """
 
     def __init__(
         self,
@@ -104,22 +119,20 @@ class Conv1d(nnx.Module):
         size: int,
         *,
         stride: int = 1,
+        padded: bool = True,
+        use_bias: bool = True,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.stride, self.dtype = stride, dtype
+        self.stride, self.pad, self.dtype = stride, size // 2 if padded else 0, dtype
         self.kernel = nnx.Param(fan_in_normal(rngs.params(), (size, in_features, out_features), size * in_features))
-        self.bias = nnx.Param(jnp.zeros(out_features))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, time, in] -> [batch, ceil(time / stride), out] for odd sizes."""
+        """[batch, time, in] -> [batch, frames, out].
+
+        Frames are ceil(time / stride) for odd sizes if padded, else (time - size) // stride + 1.
+        """
         kernel = sharding.gather_weight(self.kernel[...].astype(self.dtype))
-        pad = kernel.shape[0] // 2
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel,
-            (self.stride,),
-            [(pad, pad)],
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
-        return y + sharding.gather_weight(self.bias[...].astype(self.dtype))
+        y = convolve(x.astype(self.dtype), kernel, stride=self.stride, pad=self.pad)
+        return y if self.bias is None else y + sharding.gather_weight(self.bias[...].astype(self.dtype))
