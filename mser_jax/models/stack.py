@@ -33,11 +33,15 @@ REMAT_POLICIES: dict[str, Callable[..., bool]] = {
 
 
 class StackOutput(NamedTuple):
-    """`last` [B, T, D] in x's dtype; `mixed` f32 [B, T, D] and `collected` [L, B, T, D] if asked for."""
+    """`last` [B, T, D] in x's dtype; `mixed` f32 [B, T, D] and `collected` [L, B, T, D] if asked for.
+
+    `extras`: what the layers returned besides x, stacked [L, ...]; None where they return x alone.
+    """
 
     last: jax.Array
     mixed: jax.Array | None
     collected: jax.Array | None
+    extras: Any = None
 
 
 def stack_layers(make: Callable[[nnx.Rngs], Module], num_layers: int, rngs: nnx.Rngs) -> Module:
@@ -58,8 +62,11 @@ def run_layers(
     rng: jax.Array | None = None,
     mix_weights: jax.Array | None = None,
     collect: bool = False,
+    per_layer: Any = None,
 ) -> StackOutput:
     """x [B, T, D] through all layers of `stack_layers`: `x = layer(x, *args, rng=its own key)`.
+
+    A layer may return (x, extra) instead: see StackOutput.
 
     Args:
         layers: a module with stacked parameters.
@@ -70,6 +77,7 @@ def run_layers(
         mix_weights: f32 [L]; `mixed` = Σ weight_l · normalise(output of layer l), accumulated layer by
             layer so that no [L, B, T, D] exists in a forward pass.
         collect: also return every layer's output.
+        per_layer: a pytree of arrays [L, ...]; each layer gets its own slice as first argument after x.
 
     Raises:
         ValueError: unknown remat policy.
@@ -80,22 +88,23 @@ def run_layers(
     num_layers = jax.tree.leaves(params)[0].shape[0]
 
     def layer(
-        x: jax.Array, params: nnx.State, key: jax.Array | None, weight: jax.Array | None, *args: Any
-    ) -> tuple[jax.Array, jax.Array | None]:
-        x = nnx.merge(graphdef, params)(x, *args, rng=key)
-        return x, None if weight is None else weight * normalise(x)
+        x: jax.Array, params: nnx.State, key: jax.Array | None, weight: jax.Array | None, own: Any, *args: Any
+    ) -> tuple[jax.Array, jax.Array | None, Any]:
+        out = nnx.merge(graphdef, params)(x, *(() if per_layer is None else (own,)), *args, rng=key)
+        x, extra = out if isinstance(out, tuple) else (out, None)
+        return x, None if weight is None else weight * normalise(x), extra
 
     # On one device nothing is gathered, and a checkpoint that saves everything costs a quarter on CPU.
     if remat != "none" or jax.sharding.get_abstract_mesh().size > 1:
         # prevent_cse is for code outside loops; inside a scan it only costs.
         layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=False)
 
-    def body(carry: tuple[jax.Array, jax.Array | None], per_layer: Any) -> Any:
+    def body(carry: tuple[jax.Array, jax.Array | None], of_layer: Any) -> Any:
         x, mixed = carry
-        x, share = layer(x, *per_layer, *args)
-        return (x, None if share is None else mixed + share), x if collect else None
+        x, share, extra = layer(x, *of_layer, *args)
+        return (x, None if share is None else mixed + share), (x if collect else None, extra)
 
     keys = None if rng is None else jax.random.split(rng, num_layers)
     start = None if mix_weights is None else jnp.zeros_like(x, jnp.float32)
-    (last, mixed), collected = lax.scan(body, (x, start), (params, keys, mix_weights))
-    return StackOutput(last, mixed, collected)
+    (last, mixed), (collected, extras) = lax.scan(body, (x, start), (params, keys, mix_weights, per_layer))
+    return StackOutput(last, mixed, collected, extras)

@@ -32,6 +32,28 @@ def test_equals_a_loop_and_layers_differ():
     assert kernel.shape == (3, 16, 16) and float(jnp.abs(kernel[0] - kernel[1]).max()) > 0.1
 
 
+class Scaled(nnx.Module):
+    """x · weight · its own factor; beside it, what it multiplied with."""
+
+    def __init__(self, rngs):
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), ()))
+
+    def __call__(self, x, own, shift, *, rng=None):
+        factor = self.weight[...] * own["factor"]
+        return x * factor + shift, {"factor": factor}
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_each_layer_gets_its_own_and_returns_extras(remat):
+    layers, factors = stack_layers(Scaled, 3, nnx.Rngs(0)), jnp.array([2.0, 3.0, 5.0])
+    out = run_layers(layers, jnp.ones((1, 1, 1)), 0.5, remat=remat, per_layer={"factor": factors})
+    np.testing.assert_allclose(out.extras["factor"], layers.weight[...] * factors)
+    expected = 1.0
+    for factor in np.asarray(out.extras["factor"]):
+        expected = expected * factor + 0.5
+    np.testing.assert_allclose(out.last[0, 0, 0], expected, rtol=1e-6)
+
+
 def test_remat_policies_give_the_same_gradients_and_different_memory():
     layers, (x, mask) = make(4, rate=0.3), inputs()
     graphdef, params = nnx.split(layers)
