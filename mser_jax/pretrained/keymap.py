@@ -14,6 +14,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 LAYER = "{layer}"
 
@@ -41,6 +44,10 @@ class Transform:
             out[theirs] = per_axis[ours]
         return tuple(out)
 
+    def to_ours(self, per_axis: Sequence) -> tuple:
+        """What belongs to each axis of theirs, in the order of our axes."""
+        return tuple(per_axis) if self.axes is None else tuple(per_axis[axis] for axis in self.axes)
+
     @property
     def inverse_axes(self) -> tuple[int, ...] | None:
         """theirs = transpose(ours - offset, inverse_axes)."""
@@ -49,7 +56,10 @@ class Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter of ours, a path, and the torch name without prefix; with `{layer}` in it ours is a stack."""
+    """One parameter of ours, a path, and the torch name without prefix; with `{layer}` in it ours is a stack.
+
+    A tensor has one axis at least.
+    """
 
     ours: str
     theirs: str
@@ -110,6 +120,8 @@ class KeyMap:
         entries: the table.
         ignored: regexes, searched in full names, of tensors that a full checkpoint has and we do not need.
         renames: (regex, replacement) applied with re.sub to the full names in a file: older spellings.
+        constants: {torch name without prefix: value} of tensors that are no parameters of ours but computed; where a
+            file has them they must be equal (to the precision they are stored in), and export writes them.
 
     Raises:
         ValueError: two entries of one name.
@@ -120,6 +132,7 @@ class KeyMap:
     entries: tuple[Entry, ...]
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         for side in ("ours", "theirs"):
@@ -149,3 +162,25 @@ class KeyMap:
         found = {prefix: sum(prefix + name in present for name in wanted) for prefix in self.prefixes}
         best = max(self.prefixes, key=lambda prefix: (found[prefix], len(prefix)))
         return best if found[best] else None
+
+
+def refuse(family: str, hf: Mapping[str, Any], fixed: Mapping[str, Any], needed: Iterable[str] = ()) -> None:
+    """Checks config.json's values against the only ones that a family implements.
+
+    Args:
+        family: for the message.
+        hf: config.json.
+        fixed: {key: the value we implement}; a key that `hf` lacks is taken to have it.
+        needed: keys that must be there.
+
+    Raises:
+        PretrainedError: all that differ and all that are missing.
+    """
+    problems = [
+        f"{key}={hf[key]!r} is not implemented (only {value!r} is)"
+        for key, value in fixed.items()
+        if hf.get(key, value) != value
+    ]
+    problems += [f"{key} is missing" for key in needed if hf.get(key) is None]
+    if problems:
+        raise PretrainedError(f"config.json of this {family} model: " + "; ".join(problems))

@@ -1,0 +1,186 @@
+"""The files of a Hugging Face directory: where each tensor lies, and its bytes. Only safetensors is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mser_jax.pretrained.keymap import PretrainedError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+FLOATS = ("F64", "F32", "F16", "BF16")
+_OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+# What XLA asks of host memory that it is to use without a copy of its own.
+_ALIGNMENT = 64
+
+
+class TensorInfo(NamedTuple):
+    """Where a tensor lies: `offset` bytes into `file`, row-major; `dtype` as safetensors names it ("BF16")."""
+
+    file: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        PretrainedError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise PretrainedError(f"{path.parent}: no {path.name} here, but {there or 'nothing'}") from None
+    except ValueError as error:
+        raise PretrainedError(f"{path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise PretrainedError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """model.safetensors, or the shards that model.safetensors.index.json names.
+
+    Raises:
+        PretrainedError: neither is there (pickles are refused), or shards are missing; all of them are named.
+    """
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    if not (directory / INDEX).exists():
+        raise PretrainedError(_no_weights(directory))
+    names = sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
+    missing = [name for name in names if not (directory / name).exists()]
+    if missing or not names:
+        raise PretrainedError(
+            f"{directory / INDEX} names files that are not there: {missing}. Fetch them again."
+            if names
+            else f"{directory / INDEX} has no weight_map: expected {{tensor name: file}}"
+        )
+    return [directory / name for name in names]
+
+
+def _no_weights(directory: Path) -> str:
+    others = sorted(path.name for pattern in _OTHER_FORMATS for path in directory.glob(pattern))
+    if others:
+        return (
+            f"{directory}: no {WEIGHTS} here, only {others}. Pickles are refused: reading one runs the code in it. "
+            "Where you trust its source, convert it with transformers:\n"
+            f'  python -c \'from transformers import AutoModel; AutoModel.from_pretrained("{directory}").'
+            'save_pretrained("OUT")\''
+        )
+    there = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    return f"{directory}: expected {WEIGHTS} or {INDEX} with its shards, found {there or 'nothing'}"
+
+
+def index(directory: Path) -> dict[str, TensorInfo]:
+    """{tensor name: where it lies} over all weight files. Reads headers only.
+
+    Raises:
+        PretrainedError: no weight files, a file that is damaged, a tensor that two files have.
+    """
+    found: dict[str, TensorInfo] = {}
+    for file in weight_files(directory):
+        for name, info in _header(file).items():
+            if name in found:
+                raise PretrainedError(f"{directory}: {name} is in both {found[name].file.name} and {file.name}")
+            found[name] = info
+    return found
+
+
+def _header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one file: 8 bytes of header size, JSON, data (huggingface.co/docs/safetensors)."""
+    try:
+        with safe_open(file, "np"):  # checks sizes and offsets against each other and the length of the file
+            pass
+    except (SafetensorError, OSError) as error:
+        with open(file, "rb") as stream:
+            pointer = stream.read(20).startswith(b"version https://git")
+        hint = "It is a git-lfs pointer: run `git lfs pull`." if pointer else "Truncated or damaged: fetch it again."
+        raise PretrainedError(
+            f"{file} ({file.stat().st_size} bytes) is no whole safetensors file: {error}. {hint}"
+        ) from None
+    with open(file, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+    header.pop("__metadata__", None)
+    return {
+        name: TensorInfo(file, 8 + size + value["data_offsets"][0], value["dtype"], tuple(value["shape"]))
+        for name, value in header.items()
+    }
+
+
+def itemsize(info: TensorInfo) -> int:
+    """Bytes of one element."""
+    return _DTYPES[info.dtype].itemsize
+
+
+def read(info: TensorInfo, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """The tensor, or its rows start … stop - 1, in memory of its own.
+
+    The file is read, not mapped: pages of a mapped file count as held memory for as long as the map lives.
+
+    Raises:
+        PretrainedError: the file ends early (it changed since its header was read), or a dtype we do not know.
+    """
+    if info.dtype not in _DTYPES:
+        raise PretrainedError(f"{info.file}: a tensor of dtype {info.dtype}; known are {sorted(_DTYPES)}")
+    dtype = _DTYPES[info.dtype]
+    shape, row = info.shape, 0
+    if shape:
+        row = math.prod(shape[1:]) * dtype.itemsize
+        shape = ((shape[0] if stop is None else stop) - start, *shape[1:])
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    memory = memory[-memory.ctypes.data % _ALIGNMENT :][:size]
+    with open(info.file, "rb", buffering=0) as stream:
+        stream.seek(info.offset + start * row)
+        # One call reads 2 GiB at most.
+        done = 0
+        while done < size:
+            count = stream.readinto(memory[done:])
+            if not count:
+                raise PretrainedError(f"{info.file} ends at byte {stream.tell()}, inside a tensor: fetch it again")
+            done += count
+    return memory.view(dtype).reshape(shape)
+
+
+def fingerprint(directory: str | os.PathLike) -> str:
+    """SHA-256 (hex) over config.json and all weight files: changes when any weight does.
+
+    Costs one reading of the files, some 2 s a GB.
+
+    Raises:
+        PretrainedError: as `weight_files`.
+    """
+    directory = Path(directory)
+    whole = hashlib.sha256(json.dumps(read_json(directory / CONFIG), sort_keys=True).encode())
+    for file in weight_files(directory):
+        with open(file, "rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
