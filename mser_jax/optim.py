@@ -50,8 +50,8 @@ def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -
 
 
 def decays(path: str) -> bool:
-    """Whether weight decay applies: to matrices, not to biases, norms, learned queries or the temperature."""
-    return path.rsplit("/", 1)[-1] in ("kernel", "embedding")
+    """Whether weight decay applies: to matrices, adapters too, not to biases, norms, queries or the temperature."""
+    return path.rsplit("/", 1)[-1] in ("kernel", "embedding") or path.endswith(("/lora/a", "/lora/b"))
 
 
 def make_optimizer(

@@ -8,6 +8,7 @@ they are gathered: in bf16 that is half the traffic.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from mser_jax.parallel import sharding
+
+if TYPE_CHECKING:
+    from mser_jax.models.lora import LoRA
 
 
 def fan_in_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int, scale: float = 1.0) -> jax.Array:
@@ -44,8 +48,11 @@ def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
 class Linear(nnx.Module):
     """[..., in] -> [..., out]: x @ kernel [in, out] (+ bias [out]).
 
-    `scale` multiplies the fan-in initialisation (for the last layer of a residual branch).
+    `scale` multiplies the fan-in initialisation (for the last layer of a residual branch). `lora.attach` puts an
+    adapter beside the kernel, whose output is added.
     """
+
+    lora: LoRA | None
 
     def __init__(
         self,
@@ -60,10 +67,13 @@ class Linear(nnx.Module):
         self.dtype = dtype
         self.kernel = nnx.Param(fan_in_normal(rngs.params(), (in_features, out_features), in_features, scale))
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
+        self.lora = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in] -> [..., out] in `dtype`."""
         y = x.astype(self.dtype) @ sharding.gather_weight(self.kernel[...].astype(self.dtype))
+        if self.lora is not None:
+            y = y + self.lora(x)
         return y if self.bias is None else y + sharding.gather_weight(self.bias[...].astype(self.dtype))
 
 
@@ -94,13 +104,15 @@ class Embedding(nnx.Module):
         return sharding.lookup(self.table[...], ids).astype(self.dtype)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, pad: int = 0, groups: int = 1) -> jax.Array:
-    """x [batch, time, in] with a kernel [size, in / groups, out], `pad` zeros before and after, as torch's Conv1d."""
+def convolve(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, pad: tuple[int, int] = (0, 0), groups: int = 1
+) -> jax.Array:
+    """x [batch, time, in] with a kernel [size, in / groups, out]; so many zeros before and after it."""
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride,),
-        [(pad, pad)],
+        [pad],
         dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=groups,
     )
@@ -124,7 +136,8 @@ class Conv1d(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.stride, self.pad, self.dtype = stride, size // 2 if padded else 0, dtype
+        self.stride, self.dtype = stride, dtype
+        self.pad = (size // 2,) * 2 if padded else (0, 0)
         self.kernel = nnx.Param(fan_in_normal(rngs.params(), (size, in_features, out_features), size * in_features))
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
 
