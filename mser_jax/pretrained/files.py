@@ -136,8 +136,19 @@ def _header(file: Path) -> dict[str, TensorInfo]:
 
 
 def itemsize(info: TensorInfo) -> int:
-    """Bytes of one element."""
+    """Bytes of one element.
+
+    Raises:
+        PretrainedError: a dtype we do not know.
+    """
+    if info.dtype not in _DTYPES:
+        raise PretrainedError(f"{info.file}: a tensor of dtype {info.dtype}; known are {sorted(_DTYPES)}")
     return _DTYPES[info.dtype].itemsize
+
+
+def num_bytes(info: TensorInfo) -> int:
+    """Bytes of the tensor."""
+    return math.prod(info.shape) * itemsize(info)
 
 
 def read(info: TensorInfo, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -148,14 +159,11 @@ def read(info: TensorInfo, start: int = 0, stop: int | None = None) -> np.ndarra
     Raises:
         PretrainedError: the file ends early (it changed since its header was read), or a dtype we do not know.
     """
-    if info.dtype not in _DTYPES:
-        raise PretrainedError(f"{info.file}: a tensor of dtype {info.dtype}; known are {sorted(_DTYPES)}")
-    dtype = _DTYPES[info.dtype]
-    shape, row = info.shape, 0
+    element, shape, row = itemsize(info), info.shape, 0
     if shape:
-        row = math.prod(shape[1:]) * dtype.itemsize
+        row = math.prod(shape[1:]) * element
         shape = ((shape[0] if stop is None else stop) - start, *shape[1:])
-    size = math.prod(shape) * dtype.itemsize
+    size = math.prod(shape) * element
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     memory = memory[-memory.ctypes.data % _ALIGNMENT :][:size]
     with open(info.file, "rb", buffering=0) as stream:
@@ -167,7 +175,7 @@ def read(info: TensorInfo, start: int = 0, stop: int | None = None) -> np.ndarra
             if not count:
                 raise PretrainedError(f"{info.file} ends at byte {stream.tell()}, inside a tensor: fetch it again")
             done += count
-    return memory.view(dtype).reshape(shape)
+    return memory.view(_DTYPES[info.dtype]).reshape(shape)
 
 
 def fingerprint(directory: str | os.PathLike) -> str:

@@ -9,8 +9,8 @@ import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -42,8 +42,11 @@ def resolve(name: str | Path) -> Path:
             "format (config.json, model.safetensors); copy remote ones (gs://…) to a local disk first."
         )
     repo, _, revision = str(name).partition("@")
-    cached = _snapshot(repo, revision, local_files_only=True)
-    if cached is not None:
+    try:
+        cached = _snapshot(repo, revision, local_files_only=True)
+    except HFValidationError as error:
+        raise PretrainedError(f"{name}: no such directory, and no hub id either: {error}") from None
+    if cached is not None and _is_whole(cached):
         return cached
     try:
         fetched = _snapshot(repo, revision, local_files_only=False)
@@ -53,38 +56,46 @@ def resolve(name: str | Path) -> Path:
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise PretrainedError(f"{name}: the hub has no such model, or not for you. ({error})") from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:  # OSError: no connection
         raise PretrainedError(
             f"{name}: no such directory, not in the cache ({huggingface_hub.constants.HF_HUB_CACHE}), and the hub "
-            f"cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]}). On a machine with a network "
-            f"run `hf download {repo}`, copy the directory that it prints here, and give that."
+            f"cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]}). {_hint(repo)}"
         ) from None
-    if fetched is None:
-        raise PretrainedError(f"{name}: the hub's copy has no config.json with {files.WEIGHTS} or {files.INDEX}")
+    # Without a network, huggingface_hub returns what part it has.
+    if not _is_whole(fetched):
+        raise PretrainedError(
+            f"{name}: no such directory, and its copy in the cache, {fetched}, lacks {files.CONFIG}, {files.WEIGHTS} "
+            f"or some of its shards. Either the hub has no safetensors of it, or it cannot be reached. {_hint(repo)}"
+        )
     return fetched
 
 
-def _snapshot(repo: str, revision: str, *, local_files_only: bool) -> Path | None:
-    """The snapshot's directory; None where it is not (wholly) cached."""
+def _hint(repo: str) -> str:
+    return (
+        f"On a machine with a network run `hf download {repo}`, copy the directory that it prints here, and give that."
+    )
+
+
+def _is_whole(directory: Path) -> bool:
+    """A snapshot is there as soon as one file of it was fetched, by a tokenizer for instance."""
     try:
-        path = Path(
-            huggingface_hub.snapshot_download(
-                repo,
-                revision=revision or None,
-                allow_patterns=_WANTED,
-                ignore_patterns=_UNWANTED,
-                local_files_only=local_files_only,
-            )
+        return bool(files.weight_files(directory)) and (directory / files.CONFIG).exists()
+    except PretrainedError:
+        return False
+
+
+def _snapshot(repo: str, revision: str, *, local_files_only: bool) -> Path | None:
+    """The snapshot's directory, whatever is in it; None where nothing is."""
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            repo,
+            revision=revision or None,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+            local_files_only=local_files_only,
         )
     except LocalEntryNotFoundError:
         if local_files_only:
             return None
         raise
-    # A snapshot exists as soon as one file of it was fetched, by a tokenizer for instance.
-    try:
-        files.weight_files(path)
-    except PretrainedError:
-        if not local_files_only:
-            raise
-        return None
-    return path if (path / files.CONFIG).exists() else None
+    return Path(snapshot)

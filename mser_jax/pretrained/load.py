@@ -39,6 +39,8 @@ Box = tuple[tuple[int, int], ...]
 def read_config(directory: str | Path) -> dict[str, Any]:
     """config.json, completed with the defaults of transformers' class for its model_type.
 
+    `do_normalize`, which says what wav2vec2's front end does, is taken over from the front end's own file.
+
     Raises:
         PretrainedError: there is none, it is no JSON, it names no model_type, or transformers refuses its values.
     """
@@ -52,9 +54,20 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     if hf["model_type"] not in CONFIG_MAPPING:
         return hf
     try:
-        return AutoConfig.for_model(**hf).to_dict()
+        return AutoConfig.for_model(**hf).to_dict() | _front_end(path.parent)
     except (ValueError, TypeError) as error:
         raise PretrainedError(f"{path}: transformers refuses it: {error}") from None
+
+
+def _front_end(directory: Path) -> dict[str, Any]:
+    """{"do_normalize": …} of the feature extractor, if it is there and says so; as transformers 4 and 5 write it."""
+    for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "feature_extractor")):
+        if (directory / name).exists():
+            content = files.read_json(directory / name)
+            content = content if inside is None else content.get(inside, {})
+            if "do_normalize" in content:
+                return {"do_normalize": content["do_normalize"]}
+    return {}
 
 
 def family_of(hf: Mapping[str, Any], among: Sequence[str] = tuple(FAMILIES)) -> ModuleType:
@@ -114,7 +127,7 @@ def match(
 
     Returns:
         The prefix of the names in the files; {name without prefix: where it lies} of what we need; {name in the
-        files: where it lies} of everything else, all of which the table says to ignore.
+        files: where it lies} of everything else, all of which the table says to ignore or to compute.
 
     Raises:
         PretrainedError: as `load`.
@@ -145,7 +158,7 @@ def match(
     ]
     if problems:
         raise PretrainedError(f"{directory} does not fit this {key_map.family}:\n" + "\n".join(problems))
-    return prefix, found, {spelt[name]: info for name, info in others.items() if name not in constants}
+    return prefix, found, {spelt[name]: info for name, info in others.items()}
 
 
 def _listed(title: str, names: Sequence[str], candidates: Iterable[str] = ()) -> list[str]:
