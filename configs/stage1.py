@@ -1,45 +1,64 @@
 """Stage 1: speech–text alignment.
 
 Variants, comma-separated after a colon (`--config=configs/stage1.py:size=small,lolo=de`):
-  size=NAME       sizes of the network: mini (default, a laptop), small, whisper_base (Whisper-base's and E5-small's)
+  size=NAME       sizes of a network that is trained from scratch: mini (default, a laptop), small
   real            for recordings of people instead of M5SER-mini: longer clips, augmentation, a longer budget
+  NAME            pretrained towers (configs/pretrained.py): whisper_base_e5, whisper_large_v3_xlmr_large, …
   lolo=LANGUAGE   leave one language out: it is kept from training, and scored with the four-class label space
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, pretrained
 
 # (speech and Q-Former: layers, width, heads, MLP), (text: the same), Q-Former blocks, queries, embedding, conv strides
 SIZES = {
     "mini": ((4, 144, 4, 576), (2, 128, 4, 512), 2, 4, 128, (2, 2)),
     "small": ((6, 256, 4, 1024), (4, 256, 4, 1024), 2, 8, 256, (1, 2)),
-    "whisper_base": ((6, 512, 8, 2048), (12, 384, 12, 1536), 2, 16, 256, (1, 2)),
 }
 
 
-def _model(size: str) -> ConfigDict:
+def _set_networks(config: ConfigDict, size: str) -> None:
     if size not in SIZES:
         raise ValueError(f"size={size!r}: expected one of {', '.join(SIZES)}")
     speech, text, blocks, queries, embed_dim, conv_strides = SIZES[size]
 
-    def tower(shape: tuple[int, ...]) -> dict:
-        names = ("num_layers", "width", "num_heads", "mlp_width")
-        return {**dict(zip(names, shape, strict=True)), "dropout": 0.0, "remat": "none"}
+    def shape(sizes: tuple[int, ...]) -> dict:
+        return dict(zip(("num_layers", "width", "num_heads", "mlp_width"), sizes, strict=True))
 
-    return ConfigDict(
+    # `init` is a directory in Hugging Face format or a hub id: its config.json has the sizes. Where it is empty the
+    # tower is of `family` and `sizes` (the fields of the family's config class) and starts from scratch.
+    config.speech_encoder = ConfigDict(
         {
-            "speech": {**tower(speech), "num_mels": 80, "conv_strides": conv_strides},
+            "init": "",
+            "family": "whisper",
+            "sizes": {**shape(speech), "num_mels": 80, "conv_strides": conv_strides},
+            "dropout": 0.0,
+            "remat": "none",
+        }
+    )
+    config.text_encoder = ConfigDict(
+        {
+            "init": "",
+            "family": "bert",
             # 384 rows: ByT5's 256 bytes, its special tokens and sentinels.
-            "text": {**tower(text), "vocab_size": 384, "max_positions": 512},
-            "qformer": {**tower((blocks, *speech[1:])), "num_queries": queries},
+            "sizes": {**shape(text), "vocab_size": 384, "max_positions": 512},
+            "dropout": 0.0,
+            "remat": "none",
+            "tokenizer": "",  # "byt5" or a directory; '' is that of `init`, bytes where that is empty
+        }
+    )
+    config.model = ConfigDict(
+        {
+            "qformer": {**shape((blocks, *speech[1:])), "num_queries": queries, "dropout": 0.0, "remat": "none"},
             "embed_dim": embed_dim,
             "logit_scale_init": 1 / 0.07,
             "logit_scale_max": 100.0,
-            "tokenizer": "byt5",
             "spec_augment": {"time_masks": 0, "time_width": 30, "freq_masks": 0, "freq_width": 12},
         }
     )
+    # Adapters on every linear layer whose path matches the regex, e.g. 'speech_encoder/.*/(query|value)$'.
+    config.lora = ConfigDict({"pattern": "", "rank": 8, "alpha": 16.0})
 
 
 def _data() -> ConfigDict:
@@ -85,11 +104,14 @@ def _data() -> ConfigDict:
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of stage 1; `arg` as in the module's docstring."""
     options = common.parse_arg(arg, variant="", size="mini", lolo="")
-    if options["variant"] not in ("", "real"):
-        raise ValueError(f"no variant {options['variant']!r}; there are real, size=NAME, lolo=LANGUAGE")
+    variants = ("real", *pretrained.PRESETS)
+    if options["variant"] not in ("", *variants):
+        raise ValueError(
+            f"no variant {options['variant']!r}; there are {', '.join(variants)}, size=NAME, lolo=LANGUAGE"
+        )
     config = common.base()
     config.stage = "alignment"
-    config.model = _model(options["size"])
+    _set_networks(config, options["size"])
     config.train.budget = "350 steps"
     config.data = _data()
     # Σ weight × term; 0 switches a term off.
@@ -108,8 +130,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.evaluate = ConfigDict(common.evaluation())
-    if options["variant"] == "real":
+    if options["variant"]:
         _for_recordings(config)
+    if options["variant"] in pretrained.PRESETS:
+        pretrained.PRESETS[options["variant"]](config)
     if options["lolo"]:
         config.data.exclude_languages = options["lolo"]
         config.evaluate.include_languages = options["lolo"]

@@ -81,12 +81,15 @@ def initial_params(definition: ModelDefinition, rng: jax.Array) -> Flat:
 
 def initializer(
     definition: ModelDefinition, tx: optax.GradientTransformation, multipliers: Mapping[str, float], seed: int
-) -> Callable[[], TrainState]:
-    """A traceable function that makes the state of step 0. Paths with multiplier 0 are frozen."""
+) -> Callable[..., TrainState]:
+    """A traceable function that makes the state of step 0. Paths with multiplier 0 are frozen.
 
-    def init() -> TrainState:
+    It may be given parameters that were loaded, {path: array}: they stand instead of those it would draw.
+    """
+
+    def init(given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, step_key = jax.random.split(jax.random.key(seed))
-        params = initial_params(definition, params_key)
+        params = initial_params(definition, params_key) | dict(given or {})
         trainable = {path: value for path, value in params.items() if multipliers[path]}
         frozen = {path: value for path, value in params.items() if not multipliers[path]}
         return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(trainable), step_key)
@@ -94,7 +97,7 @@ def initializer(
     return init
 
 
-def abstract_state(init: Callable[[], TrainState], mesh: Mesh, rules: Any = ((".*", None),)) -> TrainState:
+def abstract_state(init: Callable[..., TrainState], mesh: Mesh, rules: Any = ((".*", None),)) -> TrainState:
     """The state as ShapeDtypeStructs with the shardings it has on `mesh` (moments like their parameters)."""
     shapes = jax.eval_shape(init)
     shardings = sharding.infer_shardings(shapes, mesh, rules)
@@ -103,6 +106,12 @@ def abstract_state(init: Callable[[], TrainState], mesh: Mesh, rules: Any = ((".
     )
 
 
-def create(init: Callable[[], TrainState], abstract: TrainState) -> TrainState:
-    """Runs `init` straight into its shardings: no host ever holds the whole state, and step 1 compiles once."""
-    return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+def create(
+    init: Callable[..., TrainState], abstract: TrainState, given: Mapping[str, jax.Array] | None = None
+) -> TrainState:
+    """Runs `init` straight into its shardings: no host ever holds the whole state, and step 1 compiles once.
+
+    `given`: loaded parameters; their buffers become the state's, and nothing is drawn in their place.
+    """
+    where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(init, out_shardings=where, donate_argnums=0)(dict(given or {}))

@@ -160,9 +160,10 @@ class Loop:
         self._finish(train_state, total)
 
     def _restore_or_create(self) -> state.TrainState:
-        """Own checkpoint if there is one, else from scratch."""
+        """Own checkpoint if there is one, else pretrained weights where the config names them, else from scratch."""
         if self._checkpoints.latest is None:
-            return state.create(self.program.init, self.program.abstract)
+            given = self.stage.pretrained(self.program.abstract.params)
+            return state.create(self.program.init, self.program.abstract, given)
         restored = self._checkpoints.restore(self.program.abstract)
         before = config_lib.from_dict(self._checkpoints.metadata()["config"])
         for change in config_lib.changes(before, config_lib.from_dict(self.config.to_dict())):

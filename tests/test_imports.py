@@ -23,14 +23,14 @@ def test_module_imports(name):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.py")), ids=lambda p: p.name)
 def test_config_builds(path):
-    if path.name != "common.py":
+    if path.name not in ("common.py", "pretrained.py"):
         config = config_lib.load(str(path))
         assert config.task in ("train", "evaluate")
         assert config_lib.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(
-    "variant", ["size=mini", "size=small", "size=whisper_base", "real", "lolo=de", "real,size=small,lolo=zh"]
+    "variant", ["size=mini", "size=small", "real", "lolo=de", "real,size=small,lolo=zh"]
 )
 def test_stage1_variants_build(variant):
     config = config_lib.load(f"configs/stage1.py:{variant}")

@@ -67,6 +67,9 @@ class ToyStage:
     def build(self, rngs):
         return ToyModel(rngs)
 
+    def pretrained(self, abstract):
+        return {}
+
     def loss(self, model, batch, rng):
         x = batch["x"] + 0.01 * jax.random.normal(rng, batch["x"].shape)
         logp = jax.nn.log_softmax(model(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ class TextEncoderConfig:
     `position_offset` is the row of the position table of the first token: 0 in BERT, padding id + 1 = 2 in
     XLM-R, whose table is as much longer than the longest text.
     """
+
+    family: ClassVar[str] = "bert"
 
     num_layers: int = 2
     width: int = 128

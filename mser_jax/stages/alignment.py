@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,17 +13,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax import state
+from mser_jax import optim, state
 from mser_jax.config import DataSize
 from mser_jax.data import audio
-from mser_jax.data.text import get_tokenizer
+from mser_jax.data.text import Tokenizer, get_tokenizer
 from mser_jax.losses import classification, infonce, parallel, supcon
+from mser_jax.models import lora
 from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, flops_per_example
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
-from mser_jax.models.text_encoder import TextEncoderConfig
-from mser_jax.models.whisper import WhisperConfig
-from mser_jax.stages.base import Batch, BatchIterator, Evaluator
+from mser_jax.stages import towers
+from mser_jax.stages.base import Batch, BatchIterator, Evaluator, Params
 from mser_jax.stages.similarity import SimilarityEvaluator
 from mser_jax.stages.speech_data import SpeechData
 
@@ -38,8 +39,8 @@ def compute_dtype(config: ConfigDict) -> Any:
     return jnp.dtype(name)
 
 
-def model_config(config: ConfigDict, num_classes: Mapping[str, int]) -> DualEncoderConfig:
-    """The network's sizes from the config's `model` section; a head for each nuisance whose weight is not 0.
+def model_config(config: ConfigDict, parts: towers.Towers, num_classes: Mapping[str, int]) -> DualEncoderConfig:
+    """The network: its towers, the config's `model` section, and a head for each nuisance whose weight is not 0.
 
     `num_classes` is {nuisance: size of its vocabulary}; one that has a single class gets no head.
     """
@@ -48,8 +49,8 @@ def model_config(config: ConfigDict, num_classes: Mapping[str, int]) -> DualEnco
         (name, num_classes[name]) for name in NUISANCES if config.loss[f"adversary_{name}"] and num_classes[name] > 1
     )
     return DualEncoderConfig(
-        speech=WhisperConfig(**model.speech),
-        text=TextEncoderConfig(**model.text),
+        speech=parts["speech_encoder"],
+        text=parts["text_encoder"],
         qformer=QFormerConfig(**model.qformer),
         spec_augment=SpecAugmentConfig(**model.spec_augment),
         embed_dim=model.embed_dim,
@@ -71,10 +72,27 @@ def validate(config: ConfigDict) -> None:
         raise config_lib.ConfigError(
             f"--config.mesh.tensor={config.mesh.tensor}: stage 1 has no tensor parallelism; use 1"
         )
-    vocab, needed = config.model.text.vocab_size, get_tokenizer(config.model.tokenizer).vocab_size
-    if vocab < needed:
+    if config.lora.pattern:
+        config_lib.at_least(config, "lora.rank", 1)
+
+
+def check_towers(config: ConfigDict, parts: towers.Towers, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where a tower cannot take what the config would feed it."""
+    speech, text = parts["speech_encoder"], parts["text_encoder"]
+    if text.vocab_size < tokenizer.vocab_size:
         raise config_lib.ConfigError(
-            f"--config.model.text.vocab_size={vocab}: tokenizer {config.model.tokenizer!r} needs {needed}"
+            f"--config.text_encoder: a table of {text.vocab_size} tokens, but tokenizer "
+            f"{towers.tokenizer_name(config)!r} needs {tokenizer.vocab_size}"
+        )
+    room = text.max_positions - text.position_offset
+    if config.data.max_tokens > room:
+        raise config_lib.ConfigError(
+            f"--config.data.max_tokens={config.data.max_tokens}: the text tower ends at {room}"
+        )
+    masks = config.model.spec_augment
+    if speech.family != "whisper" and (masks.time_masks or masks.freq_masks):
+        raise config_lib.ConfigError(
+            f"--config.model.spec_augment: masks are cut into log-mel features, and {speech.family} has none; use 0"
         )
 
 
@@ -85,9 +103,12 @@ class Alignment:
         """`metadata`: of a checkpoint that is scored; the training data is then never opened."""
         validate(config)
         self._config = config
-        self._tokenizer = get_tokenizer(config.model.tokenizer)
+        self._towers = towers.make(config, (metadata or {}).get("architecture"))
+        with config_lib.blame("text_encoder.tokenizer"):
+            self._tokenizer = get_tokenizer(towers.tokenizer_name(config))
+        check_towers(config, self._towers, self._tokenizer)
         self._data = SpeechData(config, metadata)
-        self._model = model_config(config, self._data.num_classes)
+        self._model = model_config(config, self._towers, self._data.num_classes)
 
     def data_size(self) -> DataSize:
         """Examples and hours in one pass over the training data."""
@@ -95,15 +116,25 @@ class Alignment:
 
     def metadata(self) -> dict[str, Any]:
         """What evaluation needs beside the config."""
-        return self._data.metadata()
+        started = {name: self._config[name].init for name in self._towers if self._config[name].init}
+        return {**self._data.metadata(), "architecture": towers.describe(self._towers), "pretrained": started}
 
     def describe(self) -> str:
         """The training mix as a table."""
         return self._data.describe()
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The dual encoder."""
-        return DualEncoder(self._model, rngs)
+        """The dual encoder, with LoRA where the config asks for it."""
+        model = DualEncoder(self._model, rngs)
+        options = self._config.lora
+        if options.pattern:
+            with config_lib.blame("lora.pattern"):
+                lora.attach(model, options.pattern, rank=options.rank, alpha=options.alpha, rngs=rngs)
+        return model
+
+    def pretrained(self, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+        """The weights of the towers that have an `init`."""
+        return towers.load(self._config, self._towers, abstract)
 
     def loss(self, model: DualEncoder, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Σ weight · mean of each term, times the number of valid rows."""
@@ -160,9 +191,18 @@ class Alignment:
         return self._data.batch_spec(mesh)
 
     def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
-        """Analytic forward + backward FLOPs of a batch: three times the forward."""
+        """Analytic FLOPs of a batch: three times the forward of what learns, once that of a frozen tower."""
         size, samples = batch["waveform"].shape
-        return 3.0 * size * sum(flops_per_example(self._model, samples, batch["tokens"].shape[1]).values())
+        forward = flops_per_example(self._model, samples, batch["tokens"].shape[1])
+        return size * sum((1.0 if part in self._frozen else 3.0) * flops for part, flops in forward.items())
+
+    @functools.cached_property
+    def _frozen(self) -> set[str]:
+        """The towers of which nothing learns."""
+        with config_lib.blame("optim"):
+            multipliers = optim.group_of(list(state.define(self.build).abstract), self._config.optim.groups)
+        learning = {path.partition("/")[0] for path, multiplier in multipliers.items() if multiplier}
+        return set(self._towers) - learning
 
     def names(self, batch: Batch) -> list[str]:
         """Ids of the utterances of a batch."""

@@ -43,6 +43,9 @@ class Stage(Protocol):
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The module, freshly initialised (traceable)."""
 
+    def pretrained(self, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+        """Loaded weights for those of the parameters `abstract` that do not start from `build`; {} for none."""
+
     def loss(self, model: nnx.Module, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, Mapping[str, Any]]:
         """(sum of losses, weight, metrics) of a global batch; the step divides once.
 

@@ -15,6 +15,7 @@ from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS
 from mser_jax.data import audio, device, mixture, pipeline, prompts, sources
 from mser_jax.parallel import sharding
+from mser_jax.stages import towers
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -145,7 +146,7 @@ def train_options(config: ConfigDict) -> pipeline.TrainOptions:
             balance_emotions=data.balance_emotions,
             pair_languages=data.pair_languages,
         ),
-        tokenizer=config.model.tokenizer,
+        tokenizer=towers.tokenizer_name(config),
         max_tokens=data.max_tokens,
         captions=prompts.CaptionOptions(
             kinds=tuple(kinds.items()),

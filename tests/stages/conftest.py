@@ -21,9 +21,8 @@ def tiny(data_dir):
 
     def make(**overrides):
         config = stage1.get_config()
-        for name in ("speech", "qformer"):
-            config.model[name].update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
-        config.model.text.update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
+        for sizes in (config.speech_encoder.sizes, config.text_encoder.sizes, config.model.qformer):
+            sizes.update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
         config.model.embed_dim = 32
         config.mesh.replicated_limit = 1.0
         config.data.update({"corpora": CORPUS, "data_dir": str(data_dir), "length_classes": (3.0,)})

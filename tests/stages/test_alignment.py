@@ -163,7 +163,7 @@ def test_batch_spec_and_flops_describe_the_batches(tiny):
         ({"data.corpora": "speech_folder:/nowhere"}, "/nowhere"),
         ({"data.include_languages": "sw"}, "No records left"),
         ({"data.length_classes": (3.0, 2.0)}, "increasing"),
-        ({"model.text.vocab_size": 100}, "needs 384"),
+        ({"text_encoder.sizes.vocab_size": 100}, "needs 384"),
         ({"mesh.tensor": 2}, "no tensor parallelism"),
         ({"loss.supcon": -1.0}, "≥ 0"),
         ({"train.budget": "many steps"}, "is no budget"),

@@ -13,8 +13,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def command(tiny, workdir, budget):
     config = tiny()
     shapes = ("num_layers", "width", "num_heads", "mlp_width")
-    towers = ("speech", "text", "qformer")
-    small = {f"model.{tower}.{key}": config.model[tower][key] for tower in towers for key in shapes}
+    sections = {"speech_encoder.sizes": config.speech_encoder.sizes, "text_encoder.sizes": config.text_encoder.sizes}
+    sections |= {"model.qformer": config.model.qformer}
+    small = {f"{name}.{key}": section[key] for name, section in sections.items() for key in shapes}
     small |= {"model.embed_dim": 32, "train.batch_size": 16, "train.budget": budget, "telemetry.log_every": 1}
     small |= {
         "data.corpora": config.data.corpora,
