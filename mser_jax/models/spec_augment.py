@@ -42,8 +42,11 @@ def spec_augment(features: jax.Array, mask: jax.Array, rng: jax.Array, cfg: Spec
 
     Returns:
         Features with the masked cells set to the utterance's mean over valid cells: what 0 is in the paper,
-        whose features have mean zero as Whisper's have not. Invalid frames come back untouched.
+        whose features have mean zero as Whisper's have not. Invalid frames come back untouched. With no bands at
+        all, features of any rank (a waveform) come back as they are.
     """
+    if not (cfg.time_masks and cfg.time_width) and not (cfg.freq_masks and cfg.freq_width):
+        return features
     time_rng, freq_rng = jax.random.split(rng)
     num_valid = mask.sum(-1)
     mels = features.shape[-1]

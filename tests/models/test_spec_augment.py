@@ -22,6 +22,13 @@ def test_off_is_the_identity():
         np.testing.assert_array_equal(spec_augment(features, mask, jax.random.key(0), cfg), features)
 
 
+def test_off_leaves_waveforms_alone():
+    """Encoders without log-mel features have [B, S] ones."""
+    wave, mask = np.ones((3, 40), np.float32), np.ones((3, 40), bool)
+    out = spec_augment(wave, mask, jax.random.key(0), SpecAugmentConfig(time_masks=2, time_width=0))
+    np.testing.assert_array_equal(out, wave)
+
+
 def test_time_bands_are_runs_within_the_valid_frames():
     features, mask = example()
     cfg = SpecAugmentConfig(time_masks=1, time_width=6, max_time_share=0.5)
