@@ -35,6 +35,8 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 # What XLA asks of host memory that it is to use without a copy of its own.
 _ALIGNMENT = 64
+# Two tensors are compared in pieces of this size.
+_CHUNK_BYTES = 2**26
 
 
 class TensorInfo(NamedTuple):
@@ -176,6 +178,22 @@ def read(info: TensorInfo, start: int = 0, stop: int | None = None) -> np.ndarra
                 raise PretrainedError(f"{info.file} ends at byte {stream.tell()}, inside a tensor: fetch it again")
             done += count
     return memory.view(_DTYPES[info.dtype]).reshape(shape)
+
+
+def equal(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether both tensors are the same, bit for bit; read piece by piece.
+
+    Raises:
+        PretrainedError: as `read`.
+    """
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    rows = one.shape[0] if one.shape else 1
+    step = max(1, _CHUNK_BYTES * rows // max(1, num_bytes(one))) if one.shape else 1
+    return all(
+        read(one, start, min(start + step, rows)).tobytes() == read(other, start, min(start + step, rows)).tobytes()
+        for start in range(0, rows, step)
+    )
 
 
 def fingerprint(directory: str | os.PathLike) -> str:

@@ -122,6 +122,8 @@ class KeyMap:
         renames: (regex, replacement) applied with re.sub to the full names in a file: older spellings.
         constants: {torch name without prefix: value} of tensors that are no parameters of ours but computed; where a
             file has them they must be equal (to the precision they are stored in), and export writes them.
+        repeats: (regex, torch name without prefix): tensors, by their full names, that some files hold although they
+            say again what another says (a tied head). They must be equal to it; export leaves them out.
 
     Raises:
         ValueError: two entries of one name.
@@ -133,6 +135,7 @@ class KeyMap:
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
+    repeats: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for side in ("ours", "theirs"):

@@ -196,11 +196,9 @@ def key_map(cfg: LLMConfig) -> KeyMap:
         if cfg.tied
         else ("", "language_model."),
         entries=entries,
-        ignored=(
-            r"rotary_emb\.inv_freq$",
-            r"(^|\.)(vision_tower|multi_modal_projector)\.",
-            *((r"(^|\.)lm_head\.weight$",) if cfg.tied else ()),
-        ),
+        ignored=(r"rotary_emb\.inv_freq$", r"(^|\.)(vision_tower|multi_modal_projector)\."),
+        # transformers takes a head that is there and differs for the head, whatever config.json says.
+        repeats=((r"(^|\.)lm_head\.weight$", "embed_tokens.weight"),) if cfg.tied else (),
     )
 
 

@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -123,7 +124,7 @@ def load(directory: str | Path, key_map: KeyMap, abstract: Mapping[str, jax.Shap
 def match(
     directory: str | Path, key_map: KeyMap, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[str, dict[str, TensorInfo], dict[str, TensorInfo]]:
-    """Holds the files of `directory` against the table and our {path: shape}. Reads headers only.
+    """Holds the files of `directory` against the table and our {path: shape}. Reads headers, constants and repeats.
 
     Returns:
         The prefix of the names in the files; {name without prefix: where it lies} of what we need; {name in the
@@ -145,7 +146,9 @@ def match(
 
     missing = [prefix + name for name in wanted if name not in found]
     constants = {prefix + name: value for name, value in key_map.constants.items()}
-    left_over = [name for name in others if name not in constants and not key_map.is_ignored(name)]
+    repeats = {name: again for name in others for regex, again in key_map.repeats if re.search(regex, name)}
+    computed = {*constants, *repeats}
+    left_over = [name for name in others if name not in computed and not key_map.is_ignored(name)]
     table = [entry.ours for entry in key_map.entries]
     problems = [
         *_listed("missing from the files", missing, left_over),
@@ -155,6 +158,7 @@ def match(
         *_listed("of another shape", _wrong_shapes(prefix, found, wanted)),
         *_listed("no floating-point numbers (quantised?)", _wrong_dtypes(prefix, found)),
         *_listed("not what is computed here", _wrong_constants(constants, others)),
+        *_listed("not what it should repeat", _wrong_repeats(prefix, repeats, others, found)),
     ]
     if problems:
         raise PretrainedError(f"{directory} does not fit this {key_map.family}:\n" + "\n".join(problems))
@@ -196,6 +200,16 @@ def _wrong_constants(constants: Mapping[str, np.ndarray], others: Mapping[str, T
         ):
             wrong.append(name)
     return wrong
+
+
+def _wrong_repeats(
+    prefix: str, repeats: Mapping[str, str], others: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]
+) -> list[str]:
+    return [
+        f"{name}: config.json says it is {prefix}{again}, but they differ"
+        for name, again in repeats.items()
+        if again in found and not files.equal(others[name], found[again])
+    ]
 
 
 def _no_name_known(key_map: KeyMap, wanted: Sequence[str], present: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ def from_torch(cfg, model, **options):
             ours = [w.transpose(entry.transform.axes) for w in ours]
         params[entry.ours] = jnp.asarray(np.stack(ours) if entry.stacked else ours[0])
         used.update(names)
-    assert {n for n in set(weights) - used if not key_map.is_ignored(n)} == set()
+    assert set(weights) - used == ({"lm_head.weight"} if cfg.tied else set())
     definition = state.define(lambda rngs: LLM(cfg, **options, rngs=rngs))
     assert {k: v.shape for k, v in params.items()} == {k: v.shape for k, v in definition.abstract.items()}
     return definition.merge(params)

@@ -1,5 +1,6 @@
 """Directories → sharded arrays: any sharding, dtype and number of files; and everything that may be wrong with them."""
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -223,6 +224,22 @@ def test_constants_must_be_what_is_computed(tmp_path):
         save_file({**weights, "net.positions": value}, tmp_path / files.WEIGHTS)
         with pytest.raises(PretrainedError, match=r"not what is computed here \(1\):\n  net.positions"):
             load.load(tmp_path, table, abstract(shapes=shapes))
+
+
+def test_repeats_must_be_equal(tmp_path, monkeypatch):
+    """A tied head that is stored all the same: read past where it is equal, refused where it is not."""
+    theirs, expected = random_files(tmp_path)
+    table = dataclasses.replace(TABLE, ignored=(), repeats=((r"^head\.weight$", "wte.weight"),))
+    monkeypatch.setattr(files, "_CHUNK_BYTES", 100)  # compared in several turns
+    right = theirs["wte.weight"]
+    save_file({**theirs, "head.weight": right}, tmp_path / files.WEIGHTS)
+    np.testing.assert_array_equal(load.load(tmp_path, table, abstract())["tokens/table"], expected["tokens/table"])
+    last = right.copy()
+    last[-1, -1] += 1
+    for wrong in (last, right[1:], right.astype(np.float16)):
+        save_file({**theirs, "head.weight": wrong}, tmp_path / files.WEIGHTS)
+        with pytest.raises(PretrainedError, match=r"not what it should repeat \(1\):\n  head.weight: config.json says"):
+            load.load(tmp_path, table, abstract())
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "last.ckpt"])
