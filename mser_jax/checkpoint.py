@@ -147,6 +147,11 @@ class Checkpoints:
         """Only the parameters, likewise."""
         return self._load(self._resolve(step), {"params": abstract})["params"]
 
+    def shapes(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """{path: shape and dtype} of all parameters that were saved, to be restored without their model."""
+        saved = _flat(self._read(self._resolve(step)).metadata["params"])
+        return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in saved.items()}
+
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """What `save` was given, and `versions`."""
         return self._read(self._resolve(step)).custom_metadata
