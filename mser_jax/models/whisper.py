@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 
 from mser_jax.models import log_mel as log_mel_lib
@@ -17,6 +18,7 @@ from mser_jax.models.attention import stack_blocks
 from mser_jax.models.layers import Conv1d, LayerNorm, dropout, normalise
 from mser_jax.models.speech_encoder import EncoderOutput, block_flops
 from mser_jax.models.stack import run_layers
+from mser_jax.parallel import sharding
 
 MAX_MEL_FRAMES = 3000
 
@@ -25,7 +27,9 @@ MAX_MEL_FRAMES = 3000
 class WhisperConfig:
     """Sizes. Whisper-base: 6 layers, width 512, 8 heads, MLP 2048, 80 mels, strides (1, 2).
 
-    `conv_strides=(2, 2)` halves the frame rate to 25 Hz: half the cost of the layers.
+    `conv_strides=(2, 2)` halves the frame rate to 25 Hz: half the cost of the layers. `stored_positions` makes the
+    fixed positions a parameter that no gradient reaches, so that a pretrained model has its own: Whisper puts much
+    weight on a few frames, and positions in half precision (an error of 3e-4) move some last states by .7.
     """
 
     family: ClassVar[str] = "whisper"
@@ -36,6 +40,7 @@ class WhisperConfig:
     mlp_width: int = 576
     num_mels: int = 80
     conv_strides: tuple[int, int] = (1, 2)
+    stored_positions: bool = False
     dropout: float = 0.0
     remat: str = "none"  # a key of stack.REMAT_POLICIES
 
@@ -84,6 +89,8 @@ class WhisperEncoder(nnx.Module):
         first, second = cfg.conv_strides
         self.conv1 = Conv1d(cfg.num_mels, cfg.width, 3, stride=first, dtype=dtype, rngs=rngs)
         self.conv2 = Conv1d(cfg.width, cfg.width, 3, stride=second, dtype=dtype, rngs=rngs)
+        frames = MAX_MEL_FRAMES // (first * second)
+        self.positions = nnx.Param(jnp.asarray(sinusoids(frames, cfg.width))) if cfg.stored_positions else None
         self.layers = stack_blocks(cfg, rngs, key_bias=False, dtype=dtype)
         self.final_norm = LayerNorm(cfg.width, dtype=dtype)
 
@@ -141,4 +148,8 @@ class WhisperEncoder(nnx.Module):
             # Invalid frames are set to the zeros a convolution sees beyond the end of an unpadded utterance.
             x = jax.nn.gelu(conv(jnp.where(mask[..., None], x, 0.0)), approximate=False)
             mask = mask[:, ::stride]
-        return x + sinusoids(x.shape[1], self.cfg.width).astype(self.dtype), mask
+        if self.positions is None:
+            positions = sinusoids(x.shape[1], self.cfg.width)
+        else:
+            positions = lax.stop_gradient(sharding.gather_weight(self.positions[...]))[: x.shape[1]]
+        return x + positions.astype(self.dtype), mask

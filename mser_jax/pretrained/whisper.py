@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mser_jax.models.whisper import MAX_MEL_FRAMES, WhisperConfig, sinusoids
-from mser_jax.pretrained.keymap import KeyMap, PretrainedError, conv1d, linear, norm, refuse
+from mser_jax.pretrained.keymap import KeyMap, PretrainedError, conv1d, linear, norm, raw, refuse
 
 MODEL_TYPES = ("whisper",)
 
@@ -29,7 +29,8 @@ def config_from_hf(hf: Mapping[str, Any], *, dropout: float = 0.0, remat: str = 
         PretrainedError: it asks for what we do not implement, or lacks a size.
     """
     refuse("whisper", hf, _FIXED, needed=_FIELDS.values())
-    return WhisperConfig(**{ours: hf[theirs] for ours, theirs in _FIELDS.items()}, dropout=dropout, remat=remat)
+    sizes = {ours: hf[theirs] for ours, theirs in _FIELDS.items()}
+    return WhisperConfig(**sizes, stored_positions=True, dropout=dropout, remat=remat)
 
 
 def config_to_hf(cfg: WhisperConfig) -> dict[str, Any]:
@@ -47,13 +48,15 @@ def config_to_hf(cfg: WhisperConfig) -> dict[str, Any]:
 
 
 def key_map(cfg: WhisperConfig) -> KeyMap:
-    """The table."""
+    """The table. Positions that are no parameter of ours are computed, and written for transformers all the same."""
+    computed = {"embed_positions.weight": sinusoids(MAX_MEL_FRAMES // 2, cfg.width)}
     return KeyMap(
         family="Whisper encoder",
         prefixes=("", "encoder.", "model.encoder."),
         entries=(
             *conv1d("conv1", "conv1"),
             *conv1d("conv2", "conv2"),
+            *(raw("positions", "embed_positions.weight") if cfg.stored_positions else ()),
             *norm("layers/attention_norm", "layers.{layer}.self_attn_layer_norm"),
             *linear("layers/attention/query", "layers.{layer}.self_attn.q_proj"),
             *linear("layers/attention/key", "layers.{layer}.self_attn.k_proj", bias=False),
@@ -64,7 +67,7 @@ def key_map(cfg: WhisperConfig) -> KeyMap:
             *linear("layers/mlp_out", "layers.{layer}.fc2"),
             *norm("final_norm", "layer_norm"),
         ),
-        constants={"embed_positions.weight": sinusoids(MAX_MEL_FRAMES // 2, cfg.width)},
+        constants={} if cfg.stored_positions else computed,
         # The decoder, its head, and what WhisperForAudioClassification adds.
         ignored=(r"^(model\.)?decoder\.", r"^proj_out\.", r"^(projector|classifier)\.", r"^layer_weights$"),
     )
