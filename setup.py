@@ -17,6 +17,8 @@ INSTALL = [
     "tensorflow-datasets>=4.9.10",
     "transformers>=5,<6",
     "safetensors",
+    "huggingface_hub>=1",
+    "ml_dtypes",
     "ml_collections>=1.1",
     "absl-py",
     "numpy",
@@ -35,10 +37,13 @@ INSTALL = [
     "pypinyin",
 ]
 
+# The adapter format's own library, and what makes the real weights that tests use, where those are to be had.
+WEIGHTS = ["peft", "gguf>=0.10", "sentencepiece", "filelock"]
+
 EXTRAS = {
     # torch is the oracle of some tests only. On Linux a plain index serves the CUDA build: README
     # says how to point pip at the CPU build.
-    "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "torch==2.13.0"],
+    "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "torch==2.13.0", *WEIGHTS],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
 }

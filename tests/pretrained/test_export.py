@@ -1,5 +1,6 @@
 """Our parameters → files → transformers gives the same outputs; files → ours → files gives the same bits."""
 
+import dataclasses
 import json
 
 import jax
@@ -51,8 +52,11 @@ def flat(module):
 
 def random_params(module):
     """Every parameter moved off what it is initialised to."""
-    keys = iter(jax.random.split(jax.random.key(7), 1000))
-    return {path: value + 0.1 * jax.random.normal(next(keys), value.shape) for path, value in flat(module).items()}
+    rng = np.random.default_rng(7)
+    return {
+        path: jnp.asarray(value + 0.1 * rng.standard_normal(value.shape), jnp.float32)
+        for path, value in flat(module).items()
+    }
 
 
 def same_tensors(one, other):
@@ -94,9 +98,11 @@ def test_text_encoders_alone_load_in_transformers(tmp_path, offset):
         np.testing.assert_array_equal(value, params[path], err_msg=path)
 
 
-def test_a_whisper_encoder_alone_loads_in_transformers(tmp_path):
-    """As WhisperEncoder, nothing missing; tolerance 1e-5 maximal absolute difference, f32."""
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_whisper_encoder_alone_loads_in_transformers(tmp_path, stored):
+    """As WhisperEncoder, nothing missing, positions included; tolerance 1e-5 maximal absolute difference, f32."""
     cfg = whisper.config_from_hf(WhisperConfig(**WHISPER).to_dict())
+    cfg = dataclasses.replace(cfg, stored_positions=stored)
     ours = cfg.make(dtype=jnp.float32, rngs=nnx.Rngs(0))
     export.save(tmp_path / "out", flat(ours), whisper.key_map(cfg), whisper.config_to_hf(cfg))
     model, info = WhisperEncoder.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -105,7 +111,7 @@ def test_a_whisper_encoder_alone_loads_in_transformers(tmp_path):
     with torch.no_grad():
         theirs = model.eval()(torch.from_numpy(features.transpose(0, 2, 1))).last_hidden_state.numpy()
     np.testing.assert_allclose(ours(features, jnp.ones((1, 3000), bool)).last, theirs, atol=1e-5, rtol=0)
-    assert whisper.config_from_hf(load.read_config(tmp_path / "out")) == cfg
+    assert whisper.config_from_hf(load.read_config(tmp_path / "out")) == dataclasses.replace(cfg, stored_positions=True)
 
 
 def test_with_a_base_the_whole_model_comes_back(tmp_path):
@@ -163,8 +169,7 @@ def test_half_precision_base_and_sharded_files(tmp_path):
     before = files.index(tmp_path / "in")
     assert before.keys() == written.keys()
     for name, info in written.items():
-        ours = name.startswith("model.encoder.") and "embed_positions" not in name
-        assert info.dtype == ("F32" if ours else "F16"), name
+        assert info.dtype == ("F32" if name.startswith("model.encoder.") else "F16"), name
         np.testing.assert_array_equal(files.read(info), files.read(before[name]).astype(np.float32), err_msg=name)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
     model, info = WhisperForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
