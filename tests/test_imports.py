@@ -29,9 +29,7 @@ def test_config_builds(path):
         assert config_lib.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize(
-    "variant", ["size=mini", "size=small", "real", "lolo=de", "real,size=small,lolo=zh"]
-)
+@pytest.mark.parametrize("variant", ["size=mini", "size=small", "real", "lolo=de", "real,size=small,lolo=zh"])
 def test_stage1_variants_build(variant):
     config = config_lib.load(f"configs/stage1.py:{variant}")
     if "lolo" in variant:
@@ -52,7 +50,18 @@ def test_shell_script_parses(path):
 
 def test_imports_run_one_way():
     """What stands lower never imports what stands higher."""
-    order = ["parallel", "telemetry", "corpora", "m5ser", "losses", "models", "evaluation", "data", "stages"]
+    order = [
+        "parallel",
+        "telemetry",
+        "corpora",
+        "m5ser",
+        "losses",
+        "models",
+        "pretrained",
+        "evaluation",
+        "data",
+        "stages",
+    ]
     allowed = {
         "parallel": set(),
         "telemetry": {"parallel"},
@@ -60,6 +69,7 @@ def test_imports_run_one_way():
         "m5ser": {"corpora"},
         "losses": {"parallel"},
         "models": {"parallel"},
+        "pretrained": {"models", "parallel"},
         "evaluation": {"corpora"},
         "data": {"corpora", "parallel"},
         "stages": set(order) - {"m5ser"},
