@@ -33,7 +33,7 @@ class _Tensor(NamedTuple):
 
 def save(
     directory: str | Path,
-    params: Mapping[str, jax.Array],
+    params: Mapping[str, jax.Array | np.ndarray],
     key_map: KeyMap,
     hf_config: Mapping[str, Any],
     *,
@@ -93,7 +93,7 @@ def save(
 
 
 def _plan(
-    params: Mapping[str, jax.Array], key_map: KeyMap, hf_config: Mapping[str, Any], base: Path | None
+    params: Mapping[str, jax.Array | np.ndarray], key_map: KeyMap, hf_config: Mapping[str, Any], base: Path | None
 ) -> tuple[dict[str, _Tensor], dict[str, Any]]:
     """{name in the files: what to write}, parameter by parameter, and config.json."""
     table = [entry.ours for entry in key_map.entries]
@@ -134,7 +134,7 @@ def _slicer(entry: Entry, layer: int) -> Callable[[np.ndarray], np.ndarray]:
     return make
 
 
-def _gather(tensors: Mapping[str, _Tensor], params: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+def _gather(tensors: Mapping[str, _Tensor], params: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors of one file on the host; every parameter is fetched once."""
     out: dict[str, np.ndarray] = {}
     held: tuple[str | None, np.ndarray | None] = (None, None)
@@ -146,8 +146,10 @@ def _gather(tensors: Mapping[str, _Tensor], params: Mapping[str, jax.Array]) -> 
     return out
 
 
-def _to_host(x: jax.Array) -> np.ndarray:
+def _to_host(x: jax.Array | np.ndarray) -> np.ndarray:
     """The whole array; on every process, where several hold it."""
+    if isinstance(x, np.ndarray):
+        return x
     if not x.is_fully_addressable:
         return multihost_utils.process_allgather(x, tiled=True)
     # Not np.asarray(x): that keeps its copy as long as x lives.

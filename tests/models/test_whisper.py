@@ -1,78 +1,13 @@
-"""The encoder against transformers' torch WhisperEncoder; padding, length limit, layer mix."""
+"""Padding, positions, length limit, layer mix. Parity with transformers: tests/pretrained/test_whisper_weights.py."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
-from transformers import WhisperConfig as TorchWhisperConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder as TorchWhisperEncoder
 
 from mser_jax.models.whisper import WhisperConfig, WhisperEncoder, sinusoids
 
 TINY = WhisperConfig(num_layers=3, width=32, num_heads=4, mlp_width=64, num_mels=80)
-
-
-def torch_to_ours(encoder: WhisperEncoder, theirs: TorchWhisperEncoder) -> WhisperEncoder:
-    """Our module with torch's weights: kernels transposed, layers stacked."""
-    names = {
-        "attention/query": "self_attn.q_proj",
-        "attention/key": "self_attn.k_proj",
-        "attention/value": "self_attn.v_proj",
-        "attention/out": "self_attn.out_proj",
-        "attention_norm": "self_attn_layer_norm",
-        "mlp_in": "fc1",
-        "mlp_out": "fc2",
-        "mlp_norm": "final_layer_norm",
-    }
-    weights = {k: v.detach().numpy() for k, v in theirs.state_dict().items()}
-    kind = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-
-    def find(path, leaf):
-        *module, name = [str(k.key) for k in path]
-        module = "/".join(module)
-        if module.startswith("layers/"):
-            source = names[module.removeprefix("layers/")]
-            w = [weights[f"layers.{i}.{source}.{kind[name]}"] for i in range(TINY.num_layers)]
-            w = np.stack([x.T if name == "kernel" else x for x in w])
-        else:
-            w = weights[f"{module.replace('final_norm', 'layer_norm')}.{kind[name]}"]
-            w = w.transpose(2, 1, 0) if name == "kernel" else w
-        assert w.shape == leaf.shape, (path, w.shape, leaf.shape)
-        return jnp.asarray(w)
-
-    graphdef, state = nnx.split(encoder)
-    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(find, nnx.as_pure(state)))
-
-
-def test_parity_with_torch_at_30_s_all_hidden_states():
-    """Tolerance 1e-5 maximal absolute difference, f32."""
-    torch.manual_seed(0)
-    config = TorchWhisperConfig(
-        d_model=32,
-        encoder_layers=3,
-        encoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        num_mel_bins=80,
-        dropout=0.0,
-    )
-    theirs = TorchWhisperEncoder(config).eval()
-    with torch.no_grad():
-        for p in theirs.parameters():  # biases and norms are 0 and 1 otherwise
-            if p.requires_grad:
-                p.add_(0.05 * torch.randn_like(p))
-    ours = torch_to_ours(WhisperEncoder(TINY, rngs=nnx.Rngs(0)), theirs)
-
-    x = np.random.default_rng(0).standard_normal((2, 3000, 80)).astype(np.float32)
-    with torch.no_grad():
-        reference = theirs(torch.from_numpy(x.transpose(0, 2, 1)), output_hidden_states=True)
-    out = jax.jit(lambda x: tuple(ours(x, jnp.ones((2, 3000), bool), collect=True)))(x)
-    last, _, _, states = out
-    assert len(reference.hidden_states) == states.shape[0] == 4
-    for i, state in enumerate(reference.hidden_states):
-        np.testing.assert_allclose(states[i], state.numpy(), atol=1e-5, rtol=0, err_msg=f"hidden state {i}")
-    np.testing.assert_allclose(last, reference.last_hidden_state.numpy(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("width", [64, 512, 1280])
