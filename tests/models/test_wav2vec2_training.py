@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 
 from mser_jax.models.wav2vec2 import MAX_SAMPLES, Wav2Vec2Config, Wav2Vec2Encoder
-from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 
 
@@ -98,17 +97,15 @@ def test_remat_changes_nothing(reference, build, layout, remat):
     assert_close(out, reference(layout))
 
 
-@pytest.mark.parametrize(("layout", "mode"), [("base", "explicit"), ("wavlm_large", "explicit"), ("base", "auto")])
-def test_eight_devices_equal_one(reference, build, monkeypatch, layout, mode):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_eight_devices_equal_one(reference, build, monkeypatch, mesh8, layout):
     monkeypatch.setattr(sharding, "MIN_SHARDED_ELEMENTS", 32)
     graphdef, params = nnx.split(build(functools.partial(make, LAYOUTS[layout])))
-    mesh = mesh_lib.make_mesh(data=2, fsdp=4, mode=mode)
-    shardings = sharding.infer_shardings(params, mesh)
+    shardings = sharding.infer_shardings(params, mesh8)
     assert sum(s.spec != jax.P() for s in jax.tree.leaves(shardings)) > 20
-    with jax.set_mesh(mesh):
-        placed = jax.device_put(params, shardings)
-        rows = jax.device_put((speech(10, 8, 4000), LENGTHS), sharding.batch_sharding(mesh))
-        out = jax.jit(value_and_grad, static_argnums=0)(graphdef, placed, *rows, jax.random.key(1))
+    rows = jax.device_put((speech(10, 8, 4000), LENGTHS), sharding.batch_sharding(mesh8))
+    step = jax.jit(value_and_grad, static_argnums=0)
+    out = step(graphdef, jax.device_put(params, shardings), *rows, jax.random.key(1))
     assert_close(out, reference(layout))
 
 
