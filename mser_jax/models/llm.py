@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +37,13 @@ ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": lambda x: jax.nn.gelu(x, approx
 class LLMConfig:
     """Sizes and options; the default is a tiny Llama that reads bytes (ByT5's vocabulary).
 
+    Takes back what `dataclasses.asdict` and JSON make of it.
+
     Raises:
         ValueError: sizes that do not fit each other, or an unknown activation.
     """
+
+    family: ClassVar[str] = "llm"
 
     model_type: str = "llama"  # the spelling in which Hugging Face files are written (pretrained/llm.py)
 
@@ -72,6 +78,10 @@ class LLMConfig:
     remat: str = "none"  # a key of stack.REMAT_POLICIES
 
     def __post_init__(self) -> None:
+        for name in ("rope", "local_rope"):
+            if isinstance(getattr(self, name), Mapping):
+                object.__setattr__(self, name, Rope(**getattr(self, name)))
+        object.__setattr__(self, "local_layers", tuple(self.local_layers))
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"LLMConfig: num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}"

@@ -104,7 +104,7 @@ def config_from_hf(hf: Mapping[str, Any], **options: Any) -> LLMConfig:
     fields |= {
         "model_type": model_type,
         "head_dim": head_dim,
-        "query_scale": None if query_scale == head_dim else float(query_scale),
+        "query_scale": None if query_scale == head_dim else query_scale,
         "activation": _ACTIVATIONS[hf[key]],
         "logit_softcap": hf.get("final_logit_softcapping"),
     }
@@ -199,6 +199,8 @@ def key_map(cfg: LLMConfig) -> KeyMap:
         ignored=(r"rotary_emb\.inv_freq$", r"(^|\.)(vision_tower|multi_modal_projector)\."),
         # transformers takes a head that is there and differs for the head, whatever config.json says.
         repeats=((r"(^|\.)lm_head\.weight$", "embed_tokens.weight"),) if cfg.tied else (),
+        # So that of a bare decoder's files just the head is said to be missing.
+        renames=() if cfg.tied else ((r"^(?=(embed_tokens|layers|norm)\.)", "model."),),
     )
 
 

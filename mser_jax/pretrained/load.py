@@ -128,7 +128,7 @@ def match(
 
     Returns:
         The prefix of the names in the files; {name without prefix: where it lies} of what we need; {name in the
-        files: where it lies} of everything else, all of which the table says to ignore or to compute.
+        files: where it lies} of everything else but repeats: the table says to ignore or to compute it.
 
     Raises:
         PretrainedError: as `load`.
@@ -162,7 +162,7 @@ def match(
     ]
     if problems:
         raise PretrainedError(f"{directory} does not fit this {key_map.family}:\n" + "\n".join(problems))
-    return prefix, found, {spelt[name]: info for name, info in others.items()}
+    return prefix, found, {spelt[name]: info for name, info in others.items() if name not in repeats}
 
 
 def _listed(title: str, names: Sequence[str], candidates: Iterable[str] = ()) -> list[str]:
