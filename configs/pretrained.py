@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-FROZEN = (("^(speech|text)_encoder/", 0.0), (".*", 1.0))
+# The towers, but not the adapters that --config.lora.pattern may put on them.
+FROZEN = (("^(speech|text)_encoder/(?!.*/lora/)", 0.0), (".*", 1.0))
 
 
 def _weights(hub_id: str) -> str:
