@@ -271,6 +271,23 @@ PATTERNED = LLMConfig(
 PLAIN = LLMConfig(vocab_size=97, width=64, mlp_width=128, qkv_bias=True, attention_softcap=2.0, dropout=0.1)
 
 
+def test_bfloat16_is_near_f32_and_logits_are_f32(call):
+    """Cached and not. Logits are sums in f32, not bfloat16 numbers in f32 arrays."""
+    whole, half = (state.define(lambda r, d=d: LLM(PATTERNED, dtype=d, rngs=r)) for d in (jnp.float32, jnp.bfloat16))
+    params = state.initial_params(whole, jax.random.key(0))
+    whole, half = whole.merge(params), half.merge(params)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 97, (2, 12)))
+    mask = jnp.ones((2, 12), bool)
+    exact = call(whole, "logits", call(whole, "__call__", whole.embed(tokens), mask)[0])
+    for cache in (None, half.empty_cache(2, 16)):
+        hidden, cache = call(half, "__call__", half.embed(tokens), mask, cache=cache)
+        assert hidden.dtype == jnp.bfloat16 and (cache is None or cache.keys.dtype == jnp.bfloat16)
+        logits = call(half, "logits", hidden)
+        assert logits.dtype == jnp.float32
+        assert np.mean(logits == logits.astype(jnp.bfloat16).astype(jnp.float32)) < 0.1
+        assert np.abs(logits - exact).mean() < 0.03 * np.std(exact)
+
+
 def test_padding_anywhere_changes_nothing(build, call):
     """Also between the tokens: positions and windows count tokens, not places. Tolerance 1e-5."""
     model = build(lambda rngs: LLM(PATTERNED, rngs=rngs))
