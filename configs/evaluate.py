@@ -15,7 +15,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.checkpoint = ""  # the workdir of a training run
     config.step = -1  # -1 is the newest
     config.mesh, config.precision = base.mesh, base.precision
-    config.data = ConfigDict({"corpora": "", "data_dir": "", "num_threads": 2})
+    cache = {"feature_cache": "", "feature_dtype": "float16"}  # as in configs/stage1.py
+    config.data = ConfigDict({"corpora": "", "data_dir": "", "num_threads": 2, **cache})
     evaluation = common.evaluation()
     for key in ("every", "corpora"):
         del evaluation[key]

@@ -25,7 +25,8 @@ def merged_config(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
     out.mesh, out.precision = config.mesh, config.precision
     out.evaluate.corpora = config.data.corpora or trained.evaluate.corpora or trained.data.corpora
     out.data.data_dir = config.data.data_dir or trained.data.data_dir
-    out.data.num_threads = config.data.num_threads
+    for key in ("num_threads", "feature_cache", "feature_dtype"):
+        out.data[key] = config.data[key]
     # What was kept from training is what this is for: the filters of training do not apply.
     for key, value in config.evaluate.items():
         if value != "" or key in ("include_languages", "exclude_languages"):
@@ -66,6 +67,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             for path, leaf in abstract.items()
         }
         params = checkpoints.restore_params(abstract, number)
+        stage.prepare(params, mesh, lambda: False)
         target = epath.Path(workdir) if workdir else source / "evaluation"
         for evaluator in stage.evaluators(mesh):
             # What it yields is for metric writers; the table it prints is for people.

@@ -133,6 +133,7 @@ class Loop:
         total, train_step = self.program.total_steps, self.program.train_step
         train_state = self._restore_or_create()
         start = int(train_state.step)
+        self.stage.prepare(train_state.params, self.mesh, lambda: self.stop.requested)
         batches = self.stage.batches(start, self.mesh)
         pending: tuple[int, dict[str, jax.Array], Batch] | None = None
         try:

@@ -70,6 +70,9 @@ class ToyStage:
     def pretrained(self, abstract):
         return {}
 
+    def prepare(self, params, mesh, stop):
+        pass
+
     def loss(self, model, batch, rng):
         x = batch["x"] + 0.01 * jax.random.normal(rng, batch["x"].shape)
         logp = jax.nn.log_softmax(model(x))

@@ -24,6 +24,7 @@ _NOISE_SAMPLES = 2**19
 class Augmentation:
     """What is done to training audio; a range of 0 or a probability of 0 switches a part off.
 
+    random_crop: of a recording that is too long, any window; else the middle one.
     speed: played faster or slower by a factor uniform in [1 - speed, 1 + speed], in steps of a hundredth,
       pitch going with it.
     gain_db: level changed by a gain uniform in ± gain_db; what passes full scale is clipped.
@@ -31,6 +32,7 @@ class Augmentation:
     silence gets none.
     """
 
+    random_crop: bool = True
     speed: float = 0.0
     speed_probability: float = 0.5
     gain_db: float = 0.0
@@ -134,7 +136,8 @@ def augment(samples: np.ndarray, length: int, options: Augmentation, rng: np.ran
         # A ratio of small numbers takes the resampler three quarters of the time of any other.
         factor = round(1 + rng.uniform(-options.speed, options.speed), 2)
     # Crop first: a long recording costs only what is kept of it. +1: the resampler rounds down.
-    samples = crop(samples, int(length * factor) + 1 if factor != 1 else length, rng)
+    window = int(length * factor) + 1 if factor != 1 else length
+    samples = crop(samples, window, rng if options.random_crop else None)
     if factor != 1:
         samples = change_speed(samples, factor)[:length]
     gain = 0.0

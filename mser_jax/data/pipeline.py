@@ -4,6 +4,8 @@ Batch (n = this process's rows, samples = the length class of the step, L = max_
   waveform int16 [n, samples] · num_samples int32 [n] · emotion, language, speaker, domain, parallel_id int32
   [n] (-1 unknown) · record int32 [n] (row of the table, -1 padding) · valid bool [n]; in training also tokens
   int32 [n, L], token_mask bool [n, L], caption_id int32 [n].
+With features (feature_cache.py) instead of waveform: states [n, T, layers + 1, D] (T = the frames of the class),
+  num_frames int32 [n]. What is longer than the class is cut to its middle, in samples or in frames.
 Rows with valid False (padding, or a record that could not be decoded) are silence of full length and carry no
 label: nothing downstream then averages over an empty row.
 """
@@ -14,7 +16,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -23,10 +25,13 @@ import numpy as np
 from absl import logging
 
 from mser_jax.data import audio, mixture, prompts
+from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.data.sources import MixtureTable, RecordSource, Vocabularies
 from mser_jax.data.text import get_tokenizer, hash31
 
 Batch = dict[str, np.ndarray]
+# Puts the speech of row i of a plan into row i of a batch; whatever it raises is what is wrong with the record.
+Fill = Callable[[mixture.Plan, int], None]
 
 # Independent random streams of one position.
 _AUDIO_STREAM, _CAPTION_STREAM = 1, 2
@@ -101,8 +106,11 @@ def train_batches(
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    features: CachedFeatures | None = None,
 ) -> Batches:
     """Endless batches from step `start` on; each is a pure function of (table, options, seed, step).
+
+    `features` of `table` are given instead of audio.
 
     Raises:
         ValueError: as `mixture.training_plan`, or records without an emotion to caption.
@@ -120,7 +128,7 @@ def train_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    loader = _TrainLoader(table, options, seed)
+    loader = _TrainLoader(table, options, seed, features)
     return Batches(_iterate(plan[start:].map(loader), options.read), None)
 
 
@@ -131,13 +139,16 @@ def eval_batches(
     length_classes: tuple[float, ...],
     vocabularies: Vocabularies | None = None,
     read: ReadOptions | None = None,
+    start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    features: CachedFeatures | None = None,
 ) -> Batches:
     """One epoch: every record once over all processes, by length class; of what is too long, the middle.
 
     The last batch of a class is padded (valid False); every process gets the same number of batches. Label
-    ids are those of `vocabularies` (the training mix's; default: the table's own).
+    ids are those of `vocabularies` (the training mix's; default: the table's own). `start` leaves out so many
+    batches; `features` of `table` are given instead of audio.
 
     Raises:
         ValueError: as `mixture.evaluation_plan`.
@@ -149,8 +160,8 @@ def eval_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    loader = _Loader(table, length_classes, vocabularies)
-    return Batches(_iterate(plan.map(loader), read or ReadOptions()), len(plan))
+    loader = _Loader(table, length_classes, vocabularies, features)
+    return Batches(_iterate(plan[start:].map(loader), read or ReadOptions()), len(plan) - start)
 
 
 def _iterate(dataset: grain.MapDataset, read: ReadOptions) -> grain.IterDataset:
@@ -199,22 +210,25 @@ class _Loader:
     """Plan -> evaluation batch. Travels to workers by pickle; safe in threads."""
 
     def __init__(
-        self, table: MixtureTable, length_classes: tuple[float, ...], vocabularies: Vocabularies | None
+        self,
+        table: MixtureTable,
+        length_classes: tuple[float, ...],
+        vocabularies: Vocabularies | None,
+        features: CachedFeatures | None,
     ) -> None:
         self._records = RecordSource(table)
+        self._features = features
         self._labels = table.labels(vocabularies)
         self._samples = [round(seconds * audio.SAMPLE_RATE) for seconds in length_classes]
 
     def __call__(self, plan: mixture.Plan) -> Batch:
         """Reads and decodes the rows of `plan`; failures are logged with their id and become invalid rows."""
         length, n = self._samples[plan.length_class], len(plan.rows)
-        waveform = np.zeros((n, length), np.int16)
-        num_samples = np.full(n, length, np.int32)
+        batch, fill = self._waveforms(n, length) if self._features is None else self._states(n, length)
         valid = plan.rows >= 0
         for i in np.flatnonzero(valid):
             try:
-                whole = audio.decode(self._records.audio(plan.rows[i]))
-                samples = self._cut(whole, length, plan, i)
+                fill(plan, i)
             except Exception as error:  # Whatever is wrong with one record must not end a run of days.
                 logging.error(
                     "Record %s left out: %s: %s",
@@ -223,13 +237,35 @@ class _Loader:
                     error,
                 )
                 valid[i] = False
-            else:
-                waveform[i, : len(samples)] = samples
-                num_samples[i] = len(samples)
-        batch = {"waveform": waveform, "num_samples": num_samples, "record": plan.rows, "valid": valid}
+        batch |= {"record": plan.rows, "valid": valid}
         for name, ids in self._labels.items():
             batch[name] = np.where(valid, ids[plan.rows], -1).astype(np.int32)
         return batch
+
+    def _waveforms(self, n: int, length: int) -> tuple[Batch, Fill]:
+        """Silence of full length, and what puts a recording into row i of it."""
+        waveform, num_samples = np.zeros((n, length), np.int16), np.full(n, length, np.int32)
+
+        def fill(plan: mixture.Plan, i: int) -> None:
+            samples = self._cut(audio.decode(self._records.audio(plan.rows[i])), length, plan, i)
+            waveform[i, : len(samples)] = samples
+            num_samples[i] = len(samples)
+
+        return {"waveform": waveform, "num_samples": num_samples}, fill
+
+    def _states(self, n: int, length: int) -> tuple[Batch, Fill]:
+        """As `_waveforms`, with features."""
+        frames = self._features.frames[length]
+        states = np.zeros((n, frames, *self._features.frame), self._features.dtype)
+        num_frames, num_samples = np.full(n, frames, np.int32), np.full(n, length, np.int32)
+
+        def fill(plan: mixture.Plan, i: int) -> None:
+            whole, samples = self._features[plan.rows[i]]
+            kept = audio.crop(whole, frames, None)
+            states[i, : len(kept)] = kept
+            num_frames[i], num_samples[i] = len(kept), min(samples, length)
+
+        return {"states": states, "num_frames": num_frames, "num_samples": num_samples}, fill
 
     def _cut(self, samples: np.ndarray, length: int, plan: mixture.Plan, i: int) -> np.ndarray:
         """int16 [n] -> int16 [at most `length`]."""
@@ -240,8 +276,8 @@ class _Loader:
 class _TrainLoader(_Loader):
     """Plan -> training batch: augmented, with captions and tokens."""
 
-    def __init__(self, table: MixtureTable, options: TrainOptions, seed: int) -> None:
-        super().__init__(table, options.mixture.length_classes, None)
+    def __init__(self, table: MixtureTable, options: TrainOptions, seed: int, features: CachedFeatures | None) -> None:
+        super().__init__(table, options.mixture.length_classes, None, features)
         self._options, self._seed = options, seed
         self._columns = {name: table[name] for name in ("emotion", "language", "gender", "age", "transcript")}
         # Loudness and pitch are told relative to the recordings of a corpus; characters a second mean

@@ -26,17 +26,19 @@ class Prepared(Protocol):
 
     name: str
     spec: str
+    folder: str
     index: pyarrow.Table
     source: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One corpus of a mixture: its name, the spec it came from, its weight, and its data source."""
+    """One corpus of a mixture: its name, the spec it came from, its weight, its folder and its data source."""
 
     name: str
     spec: str
     weight: float
+    folder: str
     data: Any = dataclasses.field(repr=False, compare=False)
 
 
@@ -74,6 +76,12 @@ class MixtureTable:
     def hours(self) -> float:
         """Hours of audio."""
         return float(np.nansum(self["duration_s"])) / 3600
+
+    def of_source(self, number: int) -> MixtureTable:
+        """The rows of source `number` alone; all of its records where nothing was filtered."""
+        columns = {name: values[self["source"] == number] for name, values in self.columns.items()}
+        columns["source"] = np.zeros_like(columns["source"])
+        return MixtureTable((self.sources[number],), columns)
 
     @functools.cached_property
     def vocabularies(self) -> Vocabularies:
@@ -177,7 +185,7 @@ def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
     # Corpora number their sentences alike, so a parallel_id means something within its corpus only.
     keys = np.where(joined["parallel_id"] == "", "", joined["corpus"] + "\0" + joined["parallel_id"])
     joined["parallel"] = _map_unique(keys, lambda key: hash31(key) if key else -1, np.int32)
-    return MixtureTable(tuple(Source(p.name, p.spec, weight, p.source) for p, weight in corpora), joined)
+    return MixtureTable(tuple(Source(p.name, p.spec, weight, p.folder, p.source) for p, weight in corpora), joined)
 
 
 class RecordSource:

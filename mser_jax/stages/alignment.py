@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,9 @@ from mser_jax.models import lora
 from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, flops_per_example
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
-from mser_jax.stages import towers
+from mser_jax.stages import frozen_features, towers
 from mser_jax.stages.base import Batch, BatchIterator, Evaluator, Params
+from mser_jax.stages.frozen_features import FrozenFeatures
 from mser_jax.stages.similarity import SimilarityEvaluator
 from mser_jax.stages.speech_data import SpeechData
 
@@ -107,8 +108,16 @@ class Alignment:
         with config_lib.blame("text_encoder.tokenizer"):
             self._tokenizer = get_tokenizer(towers.tokenizer_name(config))
         check_towers(config, self._towers, self._tokenizer)
-        self._data = SpeechData(config, metadata)
+        self._data = SpeechData(config, self._towers["speech_encoder"], metadata)
         self._model = model_config(config, self._towers, self._data.num_classes)
+        if metadata is None:
+            frozen_features.check(config, lambda: "speech_encoder" in self._frozen)
+
+    def prepare(self, params: Params, mesh: Mesh, stop: Callable[[], bool]) -> None:
+        """Computes the features of the frozen speech encoder that are not kept yet, where the config asks for it."""
+        if self._config.data.feature_cache:
+            definition = state.define(self.build)
+            self._data.use_features(FrozenFeatures(self._config, self._model, definition, params, mesh, stop))
 
     def data_size(self) -> DataSize:
         """Examples and hours in one pass over the training data."""
@@ -139,7 +148,7 @@ class Alignment:
     def loss(self, model: DualEncoder, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Σ weight · mean of each term, times the number of valid rows."""
         speech_rng, text_rng = jax.random.split(rng)
-        speech = model.encode_speech(batch["waveform"], batch["num_samples"], rng=speech_rng).embedding
+        speech = frozen_features.encode_speech(model, batch, speech_rng).embedding
         text = model.encode_text(batch["tokens"], batch["token_mask"], rng=text_rng)
         terms = self._terms(model, speech, text, batch)
         total, metrics = jnp.zeros(()), {}
@@ -191,9 +200,11 @@ class Alignment:
         return self._data.batch_spec(mesh)
 
     def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
-        """Analytic FLOPs of a batch: three times the forward of what learns, once that of a frozen tower."""
-        size, samples = batch["waveform"].shape
-        forward = flops_per_example(self._model, samples, batch["tokens"].shape[1])
+        """Analytic FLOPs of a batch: 3 × the forward of what learns, 1 × a frozen tower, 0 × kept features."""
+        size, tokens = batch["tokens"].shape
+        forward = flops_per_example(self._model, self._data.samples_of(batch), tokens)
+        if "states" in batch:
+            del forward["speech_encoder"]
         return size * sum((1.0 if part in self._frozen else 3.0) * flops for part, flops in forward.items())
 
     @functools.cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -45,6 +45,13 @@ class Stage(Protocol):
 
     def pretrained(self, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
         """Loaded weights for those of the parameters `abstract` that do not start from `build`; {} for none."""
+
+    def prepare(self, params: Params, mesh: Mesh, stop: Callable[[], bool]) -> None:
+        """Called once, with the parameters a run starts from, before its first batch or evaluation.
+
+        What takes long here asks `stop` at times, and raises preemption.Preempted when it says so. `params` are to be
+        used within the call only: the first step gives their memory away.
+        """
 
     def loss(self, model: nnx.Module, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, Mapping[str, Any]]:
         """(sum of losses, weight, metrics) of a global batch; the step divides once.

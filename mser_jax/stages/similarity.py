@@ -22,6 +22,7 @@ from mser_jax.corpora import emotions
 from mser_jax.data import device, prompts, sources
 from mser_jax.data.text import Tokenizer
 from mser_jax.evaluation import plots, report, rows, zero_shot
+from mser_jax.stages import frozen_features
 from mser_jax.stages.base import Params
 from mser_jax.stages.speech_data import SpeechData, names
 
@@ -55,9 +56,7 @@ class SimilarityEvaluator:
         self._table: sources.MixtureTable | None = None
         whole = NamedSharding(mesh, P())
         self._speech = jax.jit(
-            lambda params, batch: (
-                definition.merge(params).encode_speech(batch["waveform"], batch["num_samples"]).embedding
-            ),
+            lambda params, batch: frozen_features.encode_speech(definition.merge(params), batch).embedding,
             out_shardings=whole,
         )
         self._text = jax.jit(
@@ -102,9 +101,8 @@ class SimilarityEvaluator:
         with self._data.evaluation_batches(self._table, self._mesh) as batches:
             progress = tqdm(batches, total=len(batches), desc="embedding", unit="batch", disable=None, leave=False)
             for host in progress:
-                batch = device.to_device(
-                    {key: host[key] for key in ("waveform", "num_samples", "record", "valid")}, self._mesh
-                )
+                wanted = ("record", "valid", *frozen_features.INPUTS)
+                batch = device.to_device({key: value for key, value in host.items() if key in wanted}, self._mesh)
                 record = np.asarray(jax.device_get(self._whole(jnp.where(batch["valid"], batch["record"], -1))))
                 parts.append(np.asarray(self._speech(params, batch))[record >= 0])
                 places.append(record[record >= 0])

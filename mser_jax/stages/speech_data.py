@@ -8,14 +8,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS
 from mser_jax.data import audio, device, mixture, pipeline, prompts, sources
+from mser_jax.data.feature_cache import CachedFeatures
+from mser_jax.models.speech_encoder import SpeechEncoderConfig
 from mser_jax.parallel import sharding
 from mser_jax.stages import towers
+from mser_jax.stages.frozen_features import FrozenFeatures
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -41,10 +45,15 @@ class DeviceBatches:
 class SpeechData:
     """Opens corpora on first use only: a checkpoint is scored without its training data, by its `metadata`."""
 
-    def __init__(self, config: ConfigDict, metadata: Mapping[str, Any] | None = None) -> None:
-        """`metadata`: what `self.metadata()` returned when the checkpoint was written."""
+    def __init__(
+        self, config: ConfigDict, encoder: SpeechEncoderConfig, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """`encoder` tells frames; `metadata`: what `self.metadata()` returned when the checkpoint was written."""
         self._config = config
+        self._encoder = encoder
         self._metadata = metadata
+        self._unfiltered: dict[str, sources.MixtureTable] = {}
+        self._features: dict[str, epath.Path] = {}
         with config_lib.blame("data"):
             self._options = train_options(config)
 
@@ -62,12 +71,53 @@ class SpeechData:
             return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, EMOTIONS)
 
     def _filtered(self, specs: str, section: ConfigDict, emotions: tuple[str, ...]) -> sources.MixtureTable:
-        return sources.load_table(specs, self._config.data.data_dir).filter(
+        return self._whole(specs).filter(
             include_languages=section.include_languages,
             exclude_languages=section.exclude_languages,
             split=section.split,
             emotions=emotions,
         )
+
+    def _whole(self, specs: str) -> sources.MixtureTable:
+        if specs not in self._unfiltered:
+            self._unfiltered[specs] = sources.load_table(specs, self._config.data.data_dir)
+        return self._unfiltered[specs]
+
+    def use_features(self, features: FrozenFeatures) -> None:
+        """From now on batches hold kept states. Those of every corpus in use are computed where they are missing.
+
+        Raises:
+            ConfigError, Preempted: as `FrozenFeatures.folder`.
+        """
+        data, evaluate = self._config.data, self._config.evaluate
+        training = () if self._metadata is not None else (data.corpora,)
+        for specs in dict.fromkeys((*training, evaluate.corpora or data.corpora)):
+            with config_lib.blame("data"):
+                whole = self._whole(specs)
+            for number, source in enumerate(whole.sources):
+                if source.folder not in self._features:
+                    self._features[source.folder] = features.folder(whole, number)
+
+    def _cached(self, table: sources.MixtureTable) -> CachedFeatures | None:
+        """What `use_features` found, for the rows of `table`."""
+        if not self._config.data.feature_cache:
+            return None
+        samples = self._class_samples()
+        return CachedFeatures(
+            table,
+            [self._features[source.folder] for source in table.sources],
+            (self._encoder.num_layers + 1, self._encoder.width),
+            {n: self._encoder.num_frames(n) for n in samples},
+        )
+
+    def _class_samples(self) -> list[int]:
+        return [round(seconds * audio.SAMPLE_RATE) for seconds in self._config.data.length_classes]
+
+    def samples_of(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+        """Samples of the length class of a batch, also of one that holds states."""
+        if "waveform" in batch:
+            return batch["waveform"].shape[1]
+        return {self._encoder.num_frames(n): n for n in self._class_samples()}[batch["states"].shape[1]]
 
     def metadata(self) -> dict[str, Any]:
         """JSON: what was trained on, and the sizes of its vocabularies."""
@@ -104,7 +154,7 @@ class SpeechData:
         with config_lib.blame("train"):
             host = pipeline.train_batches(
                 self.table, self._options, seed=self._config.seed, start=start,
-                process_index=jax.process_index(), process_count=jax.process_count(),
+                process_index=jax.process_index(), process_count=jax.process_count(), features=self._cached(self.table),
             )  # fmt: skip
         return DeviceBatches(host, mesh)
 
@@ -114,14 +164,20 @@ class SpeechData:
         size = -(-self._config.evaluate.batch_size // parts) * parts
         return pipeline.eval_batches(
             table, batch_size=size, length_classes=tuple(self._config.data.length_classes), read=self._options.read,
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            process_index=jax.process_index(), process_count=jax.process_count(), features=self._cached(table),
         )  # fmt: skip
 
     def batch_spec(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, dtypes and shardings of the longest training batch."""
         size, tokens = self._config.train.batch_size, self._config.data.max_tokens
-        samples = round(max(self._config.data.length_classes) * audio.SAMPLE_RATE)
-        shapes = {"waveform": ((size, samples), np.int16), "tokens": ((size, tokens), np.int32)}
+        samples, encoder = max(self._class_samples()), self._encoder
+        shapes = {"tokens": ((size, tokens), np.int32)}
+        if self._config.data.feature_cache:
+            frames = encoder.num_frames(samples)
+            states = (size, frames, encoder.num_layers + 1, encoder.width)
+            shapes |= {"states": (states, self._config.data.feature_dtype), "num_frames": ((size,), np.int32)}
+        else:
+            shapes["waveform"] = ((size, samples), np.int16)
         shapes |= {"token_mask": ((size, tokens), np.bool_), "valid": ((size,), np.bool_)}
         ids = ("num_samples", "caption_id", "emotion", "language", "speaker", "domain", "parallel_id", "record")
         shapes |= dict.fromkeys(ids, ((size,), np.int32))

@@ -21,6 +21,7 @@ class FakeCorpus:
     spec: str
     index: pa.Table
     source: list
+    folder: str = ""
 
 
 def flac(samples, rate=16_000):
