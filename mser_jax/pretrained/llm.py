@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
+from huggingface_hub.errors import StrictDataclassError
 
 from mser_jax.models.llm import LLMConfig
 from mser_jax.models.rope import KINDS, Rope
@@ -220,8 +221,7 @@ def _standard(hf: Mapping[str, Any]) -> dict[str, Any]:
         given = {**(given.get("text_config") or {}), **outer, "model_type": "gemma3_text"}
     try:
         return AutoConfig.for_model(**given).to_dict()
-    # Strict dataclasses, rope validation and plain arithmetic each raise their own kind.
-    except Exception as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise PretrainedError(f"config.json is no valid config of {given['model_type']}: {error}") from error
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 from jax import lax
 from jax.sharding import SingleDeviceSharding
 
@@ -56,7 +57,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
         return hf
     try:
         return AutoConfig.for_model(**hf).to_dict() | _front_end(path.parent)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise PretrainedError(f"{path}: transformers refuses it: {error}") from None
 
 

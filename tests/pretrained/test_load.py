@@ -280,6 +280,10 @@ def test_configs_are_completed_with_transformers_defaults(tmp_path):
     )
     hf = load.read_config(tmp_path)
     assert (hf["hidden_size"], hf["layer_norm_eps"], hf["hidden_act"]) == (24, BertConfig().layer_norm_eps, "gelu")
+    for wrong in ({"hidden_size": "24"}, {"hidden_size": 33}, {"rope_scaling": {"type": "yarn"}}):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **wrong}))
+        with pytest.raises(PretrainedError, match=r"config\.json: transformers refuses it"):
+            load.read_config(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(PretrainedError, match="no model_type"):
         load.read_config(tmp_path)
