@@ -27,7 +27,7 @@ from mser_jax.data.sources import MixtureTable
 SHARD_BYTES = 256 * 2**20  # about; a shard is what an interrupted build loses at most
 _PLAN_FILE = "plan.json"
 
-# Host batch -> states [n, T, L + 1, D] of the spec's dtype, and valid frames [n].
+# Host batch -> states [n, T, L + 1, D] of any float dtype, and valid frames [n].
 Encode = Callable[[pipeline.Batch], tuple[np.ndarray, np.ndarray]]
 
 
@@ -93,13 +93,15 @@ def build(
                 with pipeline.eval_batches(
                     table, batch_size=batch_size, length_classes=length_classes, read=read, start=shards.start
                 ) as batches:
-                    shards.write(_records(batches, encode, bar, stop))
+                    shards.write(_records(batches, encode, key["dtype"], bar, stop))
                 if batches.failed:
                     logging.warning("%s: %d recordings could not be read; kept empty", folder, batches.failed)
         shards.finish(folder, key)
 
 
-def _records(batches: pipeline.Batches, encode: Encode, bar: tqdm, stop: Callable[[], bool]) -> Iterator[list[bytes]]:
+def _records(
+    batches: pipeline.Batches, encode: Encode, dtype: str, bar: tqdm, stop: Callable[[], bool]
+) -> Iterator[list[bytes]]:
     """The records of each batch."""
     for batch in batches:
         if stop():
@@ -107,7 +109,7 @@ def _records(batches: pipeline.Batches, encode: Encode, bar: tqdm, stop: Callabl
         states, num_frames = encode(batch)
         rows = np.flatnonzero(batch["record"] >= 0)
         yield [
-            feature_cache.pack(states[i, : num_frames[i]], int(batch["num_samples"][i])) if batch["valid"][i] else b""
+            feature_cache.pack(states[i, : num_frames[i]], batch["num_samples"][i], dtype) if batch["valid"][i] else b""
             for i in rows
         ]
         bar.update(len(rows))

@@ -133,9 +133,9 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     )
 
 
-def pack(states: np.ndarray, num_samples: int) -> bytes:
-    """One record: states [T, L + 1, D], samples of audio that they were made from."""
-    return np.array(num_samples, _NUM_SAMPLES).tobytes() + np.ascontiguousarray(states).tobytes()
+def pack(states: np.ndarray, num_samples: int, dtype: str) -> bytes:
+    """One record: states [T, L + 1, D] in `dtype`, samples of audio that they were made from."""
+    return np.array(num_samples, _NUM_SAMPLES).tobytes() + states.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
 
 
 class CachedFeatures:
