@@ -59,6 +59,7 @@ def evaluation() -> dict:
         "split": "validation,test",
         "label_space": "6",  # 4, 5, 6, 7 or a list such as 'angry,sad'
         "adapt": "none",  # any of none, corpus, speaker: unlabelled statistics, each in rows of its own
+        "probes": False,  # how well the language and the speaker can be told from the embedding
         "prompt_languages": "en,fr,de,it,zh,es",
         "batch_size": 64,
         "bootstrap_samples": 1000,

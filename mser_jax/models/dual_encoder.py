@@ -15,7 +15,7 @@ from mser_jax.models.adversary import AdversaryHeads
 from mser_jax.models.emotion_qformer import AttentionPool, EmotionQFormer, QFormerConfig
 from mser_jax.models.layers import Linear, normalise
 from mser_jax.models.spec_augment import SpecAugmentConfig, spec_augment
-from mser_jax.models.speech_encoder import SpeechEncoderConfig, block_flops, mix_states
+from mser_jax.models.speech_encoder import SpeechEncoderConfig, block_flops, mix_states, pool_frames
 from mser_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import sharding
@@ -25,7 +25,8 @@ from mser_jax.parallel import sharding
 class DualEncoderConfig:
     """All sizes of the network; the defaults fit a laptop.
 
-    `heads` are the adversary's: (name, number of classes) pairs. `dtype` is that of the arithmetic inside the
+    The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame). `heads` are the
+    adversary's: (name, number of classes) pairs. `dtype` is that of the arithmetic inside the
     towers (float32 or bfloat16); parameters, norms, softmax, embeddings and heads are f32 always.
     """
 
@@ -33,11 +34,16 @@ class DualEncoderConfig:
     text: TextEncoderConfig = dataclasses.field(default_factory=TextEncoderConfig)
     qformer: QFormerConfig = dataclasses.field(default_factory=QFormerConfig)
     spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
+    frame_pool: int = 1
     embed_dim: int = 256
     logit_scale_init: float = 1 / 0.07
     logit_scale_max: float = 100.0
     heads: tuple[tuple[str, int], ...] = ()
     dtype: DTypeLike = jnp.float32
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that the Q-Former reads of `num_samples` samples."""
+        return -(-self.speech.num_frames(num_samples) // self.frame_pool)
 
 
 class SpeechOutput(NamedTuple):
@@ -111,13 +117,14 @@ class DualEncoder(nnx.Module):
             features = spec_augment(features, mask, augment_rng, self.cfg.spec_augment)
         mix = sharding.gather_weight(self.layer_mix[...])
         encoded = self.speech_encoder(features, mask, mix_logits=mix, rng=encoder_rng)
-        return self._head(encoded.mixed, encoded.mask, qformer_rng)
+        return self._head(*pool_frames(encoded.mixed, encoded.mask, self.cfg.frame_pool), qformer_rng)
 
     def encode_states(self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None) -> SpeechOutput:
         """What `encode_speech` makes of an utterance whose normalised hidden states are known already.
 
         Args:
-            states: [B, T, L + 1, D], any float dtype: `normalise` of every hidden state of the frozen encoder.
+            states: [B, T, L + 1, D], any float dtype: `normalise` of every hidden state of the frozen encoder, pooled
+                over `frame_pool` frames.
             num_frames: int [B], valid frames.
             rng: draws the Q-Former's dropout.
         """
@@ -130,7 +137,9 @@ class DualEncoder(nnx.Module):
         """Waveform [B, S], num_samples [B] -> the states that `encode_states` takes, f32, and their num_frames."""
         features, mask = self.speech_encoder.front_end(waveform, num_samples)
         encoded = self.speech_encoder(features, mask, collect=True)
-        return normalise(encoded.hidden_states).transpose(1, 2, 0, 3), encoded.mask.sum(-1)
+        states = normalise(encoded.hidden_states).transpose(1, 2, 0, 3)
+        states, mask = pool_frames(states, encoded.mask, self.cfg.frame_pool)
+        return states, mask.sum(-1)
 
     def _head(self, mixed: jax.Array, mask: jax.Array, rng: jax.Array | None) -> SpeechOutput:
         queries = self.qformer(mixed, mask, rng=rng)
@@ -162,7 +171,7 @@ def flops_per_example(cfg: DualEncoderConfig, num_samples: int, num_tokens: int)
     """
     speech, text, qformer = cfg.speech, cfg.text, cfg.qformer
     dim = cfg.embed_dim
-    memory = (speech.num_frames(num_samples), speech.width)
+    memory = (cfg.num_frames(num_samples), speech.width)
     query_block = block_flops(qformer.num_queries, qformer.width, qformer.mlp_width, *memory)
     return {
         "speech_encoder": speech.flops(num_samples),

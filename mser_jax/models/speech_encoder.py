@@ -83,6 +83,27 @@ def mix_states(states: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.einsum("btld,l->btd", states, weights.astype(states.dtype), preferred_element_type=jnp.float32)
 
 
+def pool_frames(x: jax.Array, mask: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """Means over the valid frames of every `size` neighbours.
+
+    Args:
+        x: [B, T, …].
+        mask: bool [B, T] of valid frames.
+        size: frames that become one; 1 changes nothing.
+
+    Returns:
+        f32 [B, ceil(T / size), …], and the mask bool [B, ceil(T / size)]: where any frame was valid.
+    """
+    if size == 1:
+        return x, mask
+    room = -x.shape[1] % size
+    x = jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x.astype(jnp.float32), 0.0)
+    x = jnp.pad(x, ((0, 0), (0, room)) + ((0, 0),) * (x.ndim - 2))
+    count = jnp.pad(mask, ((0, 0), (0, room))).reshape(mask.shape[0], -1, size).sum(-1)
+    total = x.reshape(x.shape[0], -1, size, *x.shape[2:]).sum(2)
+    return total / jnp.maximum(count, 1).reshape(*count.shape, *(1,) * (x.ndim - 2)), count > 0
+
+
 def block_flops(length: int, width: int, mlp: int, memory: int = 0, memory_width: int = 0) -> float:
     """One transformer block on one sequence: projections, attention, MLP; cross-attention to `memory` frames if any."""
     own = 8 * length * width**2 + 4 * length**2 * width + 4 * length * width * mlp

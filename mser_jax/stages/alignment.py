@@ -24,7 +24,9 @@ from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.stages import frozen_features, towers
 from mser_jax.stages.base import Batch, BatchIterator, Evaluator, Params
+from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.frozen_features import FrozenFeatures
+from mser_jax.stages.probing import ProbeEvaluator
 from mser_jax.stages.similarity import SimilarityEvaluator
 from mser_jax.stages.speech_data import SpeechData
 
@@ -54,6 +56,7 @@ def model_config(config: ConfigDict, parts: towers.Towers, num_classes: Mapping[
         text=parts["text_encoder"],
         qformer=QFormerConfig(**model.qformer),
         spec_augment=SpecAugmentConfig(**model.spec_augment),
+        frame_pool=model.frame_pool,
         embed_dim=model.embed_dim,
         logit_scale_init=model.logit_scale_init,
         logit_scale_max=model.logit_scale_max,
@@ -69,6 +72,7 @@ def validate(config: ConfigDict) -> None:
     for term in ("speech_text", "supcon", "parallel", *(f"adversary_{name}" for name in NUISANCES)):
         config_lib.at_least(config, f"loss.{term}", 0.0)
     config_lib.at_least(config, "train.batch_size", 1)
+    config_lib.at_least(config, "model.frame_pool", 1)
     if config.mesh.tensor != 1:
         raise config_lib.ConfigError(
             f"--config.mesh.tensor={config.mesh.tensor}: stage 1 has no tensor parallelism; use 1"
@@ -220,9 +224,11 @@ class Alignment:
         return self._data.names(batch)
 
     def evaluators(self, mesh: Mesh) -> Sequence[Evaluator]:
-        """Zero-shot scoring by similarity."""
+        """Zero-shot scoring by similarity, and probes where the config asks for them."""
         definition = state.define(self.build)
-        return [SimilarityEvaluator(self._config, definition, self._data, self._tokenizer, mesh)]
+        embedder = SpeechEmbedder(definition, self._data, mesh)
+        found = [SimilarityEvaluator(self._config, definition, self._data, embedder, self._tokenizer, mesh)]
+        return [*found, ProbeEvaluator(embedder, self._data)] if self._config.evaluate.probes else found
 
 
 # What a checkpoint's metadata would hold, for benchmarks and ahead-of-time compiles that open no data.

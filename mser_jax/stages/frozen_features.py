@@ -93,11 +93,17 @@ class FrozenFeatures:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """`stop` is asked between batches while features are computed; True ends the run as a preemption does."""
-        self._config, self._speech, self._params, self._mesh, self._stop = config, model.speech, params, mesh, stop
+        self._config, self._num_frames, self._params, self._mesh, self._stop = (
+            config,
+            model.num_frames,
+            params,
+            mesh,
+            stop,
+        )
         dtype = config.data.feature_dtype
         self._spec = feature_cache.FeatureSpec(
             weights=fingerprint(params, mesh),
-            encoder=towers.describe({ENCODER: model.speech})[ENCODER],
+            encoder={**towers.describe({ENCODER: model.speech})[ENCODER], "frame_pool": model.frame_pool},
             compute=jnp.dtype(model.dtype).name,
             max_samples=round(max(config.data.length_classes) * audio.SAMPLE_RATE),
             frame=(model.speech.num_layers + 1, model.speech.width),
@@ -139,7 +145,7 @@ class FrozenFeatures:
         try:
             feature_build.build(
                 table, folder, key, self._encode,
-                num_bytes=feature_build.estimate_bytes(table, self._spec, self._speech.num_frames),
+                num_bytes=feature_build.estimate_bytes(table, self._spec, self._num_frames),
                 batch_size=-(-self._config.evaluate.batch_size // parts) * parts,
                 length_classes=tuple(data.length_classes),
                 read=pipeline.ReadOptions(num_threads=data.num_threads, prefetch=2),

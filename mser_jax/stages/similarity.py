@@ -7,23 +7,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.corpora import emotions
-from mser_jax.data import device, prompts, sources
+from mser_jax.data import prompts, sources
 from mser_jax.data.text import Tokenizer
 from mser_jax.evaluation import plots, report, rows, zero_shot
-from mser_jax.stages import frozen_features
 from mser_jax.stages.base import Params
+from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.speech_data import SpeechData, names
 
 
@@ -33,7 +31,13 @@ class SimilarityEvaluator:
     name = "zero_shot"
 
     def __init__(
-        self, config: ConfigDict, definition: state.ModelDefinition, data: SpeechData, tokenizer: Tokenizer, mesh: Mesh
+        self,
+        config: ConfigDict,
+        definition: state.ModelDefinition,
+        data: SpeechData,
+        embedder: SpeechEmbedder,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
     ) -> None:
         """Checks what can be checked before hours of training: label space, prompt languages, adaptations.
 
@@ -54,11 +58,8 @@ class SimilarityEvaluator:
                 label: prompts.label_prompts(label, names(evaluate.prompt_languages)) for label in self._labels
             }
         self._table: sources.MixtureTable | None = None
+        self._embed = embedder
         whole = NamedSharding(mesh, P())
-        self._speech = jax.jit(
-            lambda params, batch: frozen_features.encode_speech(definition.merge(params), batch).embedding,
-            out_shardings=whole,
-        )
         self._text = jax.jit(
             lambda params, tokens, mask: definition.merge(params).encode_text(tokens, mask), out_shardings=whole
         )
@@ -68,7 +69,7 @@ class SimilarityEvaluator:
         """Yields the averages over languages (`zero_shot/ua`, `all/ua`, …) and each language's UA."""
         if self._table is None:
             self._table = self._data.evaluation_table()
-        embeddings, kept = self._embed_speech(params)
+        embeddings, kept = self._embed(params, self._table)
         columns = {name: self._table[name][kept] for name in rows.COLUMNS}
         anchors = self._embed_prompts(params)
         results = report.build(
@@ -93,23 +94,6 @@ class SimilarityEvaluator:
         if jax.process_index() == 0:
             self._write(results, embeddings, columns, anchors, folder)
         yield from _summary(results)
-
-    def _embed_speech(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings [n, E] and table rows [n] of all utterances that could be read."""
-        parts: list[np.ndarray] = []
-        places: list[np.ndarray] = []
-        with self._data.evaluation_batches(self._table, self._mesh) as batches:
-            progress = tqdm(batches, total=len(batches), desc="embedding", unit="batch", disable=None, leave=False)
-            for host in progress:
-                wanted = ("record", "valid", *frozen_features.INPUTS)
-                batch = device.to_device({key: value for key, value in host.items() if key in wanted}, self._mesh)
-                record = np.asarray(jax.device_get(self._whole(jnp.where(batch["valid"], batch["record"], -1))))
-                parts.append(np.asarray(self._speech(params, batch))[record >= 0])
-                places.append(record[record >= 0])
-        return np.concatenate(parts), np.concatenate(places)
-
-    def _whole(self, x: jax.Array) -> jax.Array:
-        return jax.device_put(x, NamedSharding(self._mesh, P()))
 
     def _embed_prompts(self, params: Params) -> dict[str, np.ndarray]:
         """{label: [prompts, E]}."""

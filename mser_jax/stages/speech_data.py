@@ -70,6 +70,11 @@ class SpeechData:
         with config_lib.blame("evaluate"):
             return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, EMOTIONS)
 
+    def whole_table(self) -> sources.MixtureTable:
+        """Every utterance with a canonical emotion of the corpora that are scored, whatever the filters."""
+        with config_lib.blame("evaluate"):
+            return self._whole(self._config.evaluate.corpora or self._config.data.corpora).filter()
+
     def _filtered(self, specs: str, section: ConfigDict, emotions: tuple[str, ...]) -> sources.MixtureTable:
         return self._whole(specs).filter(
             include_languages=section.include_languages,
@@ -107,8 +112,12 @@ class SpeechData:
             table,
             [self._features[source.folder] for source in table.sources],
             (self._encoder.num_layers + 1, self._encoder.width),
-            {n: self._encoder.num_frames(n) for n in samples},
+            {n: self._num_frames(n) for n in samples},
         )
+
+    def _num_frames(self, num_samples: int) -> int:
+        """Kept frames of so many samples."""
+        return -(-self._encoder.num_frames(num_samples) // self._config.model.frame_pool)
 
     def _class_samples(self) -> list[int]:
         return [round(seconds * audio.SAMPLE_RATE) for seconds in self._config.data.length_classes]
@@ -117,7 +126,7 @@ class SpeechData:
         """Samples of the length class of a batch, also of one that holds states."""
         if "waveform" in batch:
             return batch["waveform"].shape[1]
-        return {self._encoder.num_frames(n): n for n in self._class_samples()}[batch["states"].shape[1]]
+        return {self._num_frames(n): n for n in self._class_samples()}[batch["states"].shape[1]]
 
     def metadata(self) -> dict[str, Any]:
         """JSON: what was trained on, and the sizes of its vocabularies."""
@@ -173,7 +182,7 @@ class SpeechData:
         samples, encoder = max(self._class_samples()), self._encoder
         shapes = {"tokens": ((size, tokens), np.int32)}
         if self._config.data.feature_cache:
-            frames = encoder.num_frames(samples)
+            frames = self._num_frames(samples)
             states = (size, frames, encoder.num_layers + 1, encoder.width)
             shapes |= {"states": (states, self._config.data.feature_dtype), "num_frames": ((size,), np.int32)}
         else:
