@@ -45,6 +45,15 @@ def whisper_base_e5(config: ConfigDict) -> None:
         num_layers=12, width=384, num_heads=12, mlp_width=1536, vocab_size=250_037, max_positions=512, token_types=2,
     )  # fmt: skip
     _freeze(config)
+    # For a few hours of speech: a small Q-Former on six frames a second, and captions that name the emotion only.
+    config.model.frame_pool = 8
+    config.model.qformer.update(
+        {"num_layers": 1, "num_queries": 4, "width": 128, "num_heads": 4, "mlp_width": 256, "dropout": 0.3}
+    )
+    config.data.captions.update({"facts": 0.0, "acoustics": 0.0, "transcript_probability": 0.0})
+    config.data.update({"max_tokens": 16, "length_classes": (4.5,)})
+    config.train.update({"budget": "250 steps", "batch_size": 64})
+    config.checkpointing.every = ""
 
 
 def whisper_large_v3_xlmr_large(config: ConfigDict) -> None:
