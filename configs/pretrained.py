@@ -25,7 +25,8 @@ def _tower(section: ConfigDict, hub_id: str, family: str, **sizes: object) -> No
 
 def _whisper(section: ConfigDict, name: str, layers: int, width: int, heads: int, num_mels: int = 80) -> None:
     sizes = {"num_layers": layers, "width": width, "num_heads": heads, "mlp_width": 4 * width}
-    _tower(section, f"openai/whisper-{name}", "whisper", **sizes, num_mels=num_mels, conv_strides=(1, 2))
+    front = {"num_mels": num_mels, "conv_strides": (1, 2), "stored_positions": True}
+    _tower(section, f"openai/whisper-{name}", "whisper", **sizes, **front)
 
 
 def _xlm_r(section: ConfigDict, hub_id: str) -> None:

@@ -235,4 +235,5 @@ class Alignment:
 SYNTHETIC = {
     "trained_on": {"corpora": ["synthetic"], "languages": ["en"]},
     "num_classes": {"language": 8, "speaker": 64, "domain": 2},
+    "size": {"examples": 100_000, "hours": 100.0},
 }

@@ -152,6 +152,8 @@ class SpeechData:
 
     def size(self) -> config_lib.DataSize:
         """Examples and hours in one pass."""
+        if self._metadata is not None and "size" in self._metadata:
+            return config_lib.DataSize(**self._metadata["size"])
         return config_lib.DataSize(len(self.table), self.table.hours)
 
     def describe(self) -> str:
