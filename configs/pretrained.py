@@ -48,6 +48,7 @@ def whisper_base_e5(config: ConfigDict) -> None:
     _freeze(config)
     # For a few hours of speech: a small Q-Former on six frames a second, and captions that name the emotion only.
     config.model.frame_pool = 8
+    config.model.layer_mix_init = (0.0, 0.0, 4.0, 4.0, 4.0, 0.0, 0.0)
     config.model.qformer.update(
         {"num_layers": 1, "num_queries": 4, "width": 128, "num_heads": 4, "mlp_width": 256, "dropout": 0.3}
     )
@@ -55,6 +56,7 @@ def whisper_base_e5(config: ConfigDict) -> None:
     config.data.update({"max_tokens": 16, "length_classes": (4.5,)})
     config.train.update({"budget": "250 steps", "batch_size": 64})
     config.checkpointing.every = ""
+    config.optim.learning_rate = 2e-3
 
 
 def whisper_large_v3_xlmr_large(config: ConfigDict) -> None:

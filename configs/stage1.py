@@ -52,6 +52,7 @@ def _set_networks(config: ConfigDict, size: str) -> None:
     config.model = ConfigDict(
         {
             "qformer": {**shape((blocks, *speech[1:])), "num_queries": queries, "dropout": 0.0, "remat": "none"},
+            "layer_mix_init": (),  # logits of the hidden states' mix, layers + 1 of them; () is all alike
             "frame_pool": 1,  # neighbouring frames of the encoder that the Q-Former reads as one, their mean
             "embed_dim": embed_dim,
             "logit_scale_init": 1 / 0.07,

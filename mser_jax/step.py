@@ -36,11 +36,10 @@ def make_train_step(
 
         (loss, metrics), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.trainable)
         grad_norm = optax.global_norm(grads)
-        updates, optimizer = tx.update(grads, state.optimizer, state.trainable)
-        proposed = (optax.apply_updates(state.trainable, updates), optimizer)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        trainable, optimizer = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), proposed, (state.trainable, state.optimizer)
+        updates, optimizer = tx.update(grads, state.optimizer, state.trainable, finite=finite)
+        trainable = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), optax.apply_updates(state.trainable, updates), state.trainable
         )
         metrics = {**metrics, "loss": loss, "grad_norm": grad_norm, "skipped": 1 - finite.astype(jnp.int32)}
         return TrainState(state.step + 1, trainable, state.frozen, optimizer, state.rng), metrics

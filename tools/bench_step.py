@@ -1,8 +1,16 @@
-"""Utterances a second of the train step, at several numbers of fake CPU devices, side by side in one run.
+"""Utterances a second of the train step: on several numbers of fake CPU devices, or beside PyTorch doing the same.
 
 Usage: python tools/bench_step.py [--config=configs/stage1.py[:variant]] [--devices=1,8] [--repeats=3] [--steps=8]
+       python tools/bench_step.py --stage=1 --beside=torch [--learn=all,heads] [--repeats=3] [--steps=5]
 Every measurement is a process of its own (the number of CPU devices is fixed when jax starts); they alternate, and
 medians are printed as JSON. Batches are synthetic: the input pipeline has a bench of its own.
+
+The step beside PyTorch: int16 waveforms of 4 s and 64 token ids each, batch 8, in; new parameters out. Whisper-base and
+multilingual-E5-small shapes with stage 1's layer mix, Q-Former and heads; front end, forward, backward, clipping and
+AdamW, in float32 on one device. `all` learns every parameter, `heads` all but the two towers (the preset). In PyTorch
+(tools/bench_step_torch.py) clips are padded to the 30 s that Whisper's feature extractor gives its users, or, with the
+position table cut, to 4 s. `cached` starts from kept features (config.data.feature_cache), so its speech encoder
+is frozen whatever learns.
 """
 
 from __future__ import annotations
@@ -15,9 +23,13 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from mser_jax import config as config_lib
 from mser_jax import state, train
@@ -25,16 +37,43 @@ from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import alignment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+BESIDE_CONFIG = f"{ROOT}/configs/stage1.py:whisper_base_e5"
+SECONDS, TOKENS, BATCH = 4, 64, 8
 
 
-def measure(config_spec: str, steps: int) -> dict[str, float]:
+def beside_config(learn: str, cached: bool) -> Any:
+    """The config of one of our rows beside PyTorch: shapes only, no weights are needed."""
+    config = config_lib.load(BESIDE_CONFIG)
+    config.speech_encoder.init = config.text_encoder.init = ""
+    config.train.batch_size = BATCH
+    config.data.update({"length_classes": (float(SECONDS),), "max_tokens": TOKENS})
+    config.data.feature_cache = "auto" if cached else ""
+    config.precision.compute = "float32"
+    if learn == "all":
+        config.optim.groups = ((".*", 1.0),)
+    if learn == "all" and cached:
+        config.optim.groups = (("^speech_encoder/", 0.0), (".*", 1.0))
+    return config
+
+
+class Synthetic(alignment.Alignment):
+    """Stage 1 that opens no corpus."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, alignment.SYNTHETIC)
+
+    def data_size(self) -> config_lib.DataSize:
+        """Any: the budget is in steps."""
+        return config_lib.DataSize(examples=1000, hours=1.0)
+
+
+def measure(config: Any, steps: int) -> dict[str, float]:
     """One child: compiles, warms up, times `steps` steps on the devices it finds."""
-    config = config_lib.load(config_spec)
     config.train.budget = "100 steps"
     mesh = mesh_lib.make_mesh()
     with jax.set_mesh(mesh):
-        program = train.build(config, mesh, stage=alignment.Alignment(config, alignment.SYNTHETIC))
-        batch = synthetic_batch(program.stage.batch_spec(mesh))
+        program = train.build(config, mesh, stage=Synthetic(config))
+        batch = synthetic_batch(program.stage.batch_spec(mesh), max(config.data.length_classes))
         train_state = state.create(program.init, program.abstract)
         begin = time.perf_counter()
         train_state, metrics = program.train_step(train_state, batch)
@@ -49,29 +88,87 @@ def measure(config_spec: str, steps: int) -> dict[str, float]:
         jax.block_until_ready(metrics)
         seconds = (time.perf_counter() - begin) / steps
     flops = program.stage.flops(program.stage.batch_spec(mesh))
-    size = config.train.batch_size
     return {
         "devices": mesh.devices.size,
-        "utterances_per_second": size / seconds,
+        "utterances_per_second": config.train.batch_size / seconds,
         "gflops_per_second": flops / seconds / 1e9,
         "compile_seconds": compile_seconds,
+        "learning_parameters": sum(int(np.prod(leaf.shape)) for leaf in program.abstract.trainable.values()),
     }
 
 
-def synthetic_batch(spec: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Noise of full length, random tokens and labels, every row valid; sharded as the spec says."""
+def synthetic_batch(spec: Mapping[str, jax.ShapeDtypeStruct], seconds: float) -> dict[str, jax.Array]:
+    """Noise of full length (waveforms, or states), random tokens and labels, all rows valid; as the spec says."""
     rng = np.random.default_rng(0)
+    full = {"num_samples": round(seconds * 16_000), "num_frames": spec["states"].shape[1] if "states" in spec else 0}
     out = {}
     for name, leaf in spec.items():
         if leaf.dtype == np.bool_:
             value = np.ones(leaf.shape, bool)
-        elif name == "num_samples":
-            value = np.full(leaf.shape, spec["waveform"].shape[1], leaf.dtype)
+        elif name in full:
+            value = np.full(leaf.shape, full[name], leaf.dtype)
+        elif name == "states":
+            value = rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
         else:
-            low, high = (-3000, 3000) if name == "waveform" else (0, 2)
+            low, high = {"waveform": (-3000, 3000), "tokens": (5, 380)}.get(name, (0, 2))
             value = rng.integers(low, high, leaf.shape).astype(leaf.dtype)
         out[name] = jax.device_put(value, leaf.sharding)
     return out
+
+
+def child(arguments: Sequence[str], script: str = __file__, devices: int = 1) -> dict[str, float]:
+    """The JSON that one process prints."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def alternate(rows: Mapping[str, Any], repeats: int) -> dict[str, dict[str, float]]:
+    """{name: medians} of rows {name: () -> figures}, measured in turns."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
+    for _ in range(repeats):
+        for name, run in rows.items():
+            runs[name].append(run())
+    return {
+        name: {key: round(statistics.median(run[key] for run in results), 3) for key in results[0]}
+        for name, results in runs.items()
+    }
+
+
+def beside_torch(learn: str, steps: int, repeats: int) -> dict[str, Any]:
+    """The four rows and their ratios."""
+    script = str(ROOT / "tools/bench_step_torch.py")
+
+    def torch(seconds: int) -> dict[str, float]:
+        sizes = [f"--clip_seconds={SECONDS}", f"--batch_size={BATCH}", f"--max_tokens={TOKENS}"]
+        return child([f"--seconds={seconds}", f"--learn={learn}", f"--steps={steps}", *sizes], script)
+
+    def ours(cached: bool) -> dict[str, float]:
+        return child(["--child", f"--learn={learn}", f"--steps={steps}", *(["--cached"] if cached else [])])
+
+    rows = alternate(
+        {
+            "torch_30s": lambda: torch(30),
+            f"torch_{SECONDS}s": lambda: torch(SECONDS),
+            f"ours_{SECONDS}s": lambda: ours(cached=False),
+            f"ours_{SECONDS}s_cached": lambda: ours(cached=True),
+        },
+        repeats,
+    )
+    rate = {name: row["utterances_per_second"] for name, row in rows.items()}
+    padded, careful, plain, cached = rate.values()
+    ratios = {
+        "ours / torch_30s": plain / padded,
+        "ours / torch_4s": plain / careful,
+        "cached / torch_4s": cached / careful,
+    }
+    return {"learn": learn, "rows": rows, "ratios": {name: round(value, 2) for name, value in ratios.items()}}
 
 
 def main() -> None:
@@ -81,28 +178,25 @@ def main() -> None:
     parser.add_argument("--devices", default="1,8")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--stage", type=int, default=1, choices=(1,))
+    parser.add_argument("--beside", choices=("torch",))
+    parser.add_argument("--learn", default="", help="with --beside: all, heads, or both, comma-separated")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--cached", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(options.config, options.steps)))
+        config = beside_config(options.learn, options.cached) if options.learn else config_lib.load(options.config)
+        print(json.dumps(measure(config, options.steps)))
         return
-    runs: dict[int, list[dict[str, float]]] = {int(count): [] for count in options.devices.split(",")}
-    for _ in range(options.repeats):
-        for count, results in runs.items():
-            flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-            done = subprocess.run(
-                [sys.executable, __file__, "--child", f"--config={options.config}", f"--steps={options.steps}"],
-                env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-                cwd=ROOT, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-    medians = [
-        {name: round(statistics.median(run[name] for run in results), 2) for name in results[0]}
-        for results in runs.values()
-    ]
-    print(json.dumps({"config": options.config, "cores": len(os.sched_getaffinity(0)), "step": medians}, indent=2))
+    out: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
+    if options.beside:
+        learns = (options.learn or "all,heads").split(",")
+        out["step"] = [beside_torch(learn, options.steps, options.repeats) for learn in learns]
+    else:
+        arguments = ["--child", f"--config={options.config}", f"--steps={options.steps}"]
+        rows = {count: lambda count=count: child(arguments, devices=int(count)) for count in options.devices.split(",")}
+        out |= {"config": options.config, "step": list(alternate(rows, options.repeats).values())}
+    print(json.dumps(out, indent=2))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from mser_jax.parallel import sharding
 class DualEncoderConfig:
     """All sizes of the network; the defaults fit a laptop.
 
-    The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame). `heads` are the
+    The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame). The layers' mix
+    starts from the logits `layer_mix_init`, one for each of layers + 1 hidden states (none: all alike). `heads` are the
     adversary's: (name, number of classes) pairs. `dtype` is that of the arithmetic inside the
     towers (float32 or bfloat16); parameters, norms, softmax, embeddings and heads are f32 always.
     """
@@ -35,6 +36,7 @@ class DualEncoderConfig:
     qformer: QFormerConfig = dataclasses.field(default_factory=QFormerConfig)
     spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
     frame_pool: int = 1
+    layer_mix_init: tuple[float, ...] = ()
     embed_dim: int = 256
     logit_scale_init: float = 1 / 0.07
     logit_scale_max: float = 100.0
@@ -94,8 +96,8 @@ class DualEncoder(nnx.Module):
     def __init__(self, cfg: DualEncoderConfig, rngs: nnx.Rngs):
         self.cfg = cfg
         self.speech_encoder = cfg.speech.make(dtype=cfg.dtype, rngs=rngs)
-        # Outside the encoder: it learns also where the encoder is frozen. Zeros: all layers alike.
-        self.layer_mix = nnx.Param(jnp.zeros(cfg.speech.num_layers + 1))
+        # Outside the encoder: it learns also where the encoder is frozen.
+        self.layer_mix = nnx.Param(jnp.array(cfg.layer_mix_init or (0.0,) * (cfg.speech.num_layers + 1), jnp.float32))
         self.qformer = EmotionQFormer(cfg.qformer, cfg.speech.width, dtype=cfg.dtype, rngs=rngs)
         self.pool = AttentionPool(cfg.qformer.width, rngs=rngs)
         self.speech_projection = Linear(cfg.qformer.width, cfg.embed_dim, rngs=rngs)

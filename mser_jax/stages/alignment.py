@@ -57,6 +57,7 @@ def model_config(config: ConfigDict, parts: towers.Towers, num_classes: Mapping[
         qformer=QFormerConfig(**model.qformer),
         spec_augment=SpecAugmentConfig(**model.spec_augment),
         frame_pool=model.frame_pool,
+        layer_mix_init=tuple(model.layer_mix_init),
         embed_dim=model.embed_dim,
         logit_scale_init=model.logit_scale_init,
         logit_scale_max=model.logit_scale_max,
@@ -93,6 +94,11 @@ def check_towers(config: ConfigDict, parts: towers.Towers, tokenizer: Tokenizer)
     if config.data.max_tokens > room:
         raise config_lib.ConfigError(
             f"--config.data.max_tokens={config.data.max_tokens}: the text tower ends at {room}"
+        )
+    mix = config.model.layer_mix_init
+    if mix and len(mix) != speech.num_layers + 1:
+        raise config_lib.ConfigError(
+            f"--config.model.layer_mix_init: {len(mix)} logits, but {speech.num_layers + 1} hidden states (layers + 1)"
         )
     masks = config.model.spec_augment
     if speech.family != "whisper" and (masks.time_masks or masks.freq_masks):
