@@ -32,7 +32,7 @@ def probe(embeddings: np.ndarray, target: np.ndarray, groups: np.ndarray | None 
       "balanced_accuracy" (mean recall), "chance" (1 / classes), "classes", "n".
 
     Raises:
-      ValueError: fewer than two classes are left.
+      ValueError: fewer than two classes, or groups, are left.
     """
     names, counts = np.unique(target, return_counts=True)
     kept = [name for name, count in zip(names, counts, strict=True) if name and count >= FOLDS]
@@ -42,9 +42,13 @@ def probe(embeddings: np.ndarray, target: np.ndarray, groups: np.ndarray | None 
         )
     where = np.isin(target, kept)
     x, y = np.asarray(embeddings, np.float64)[where], target[where]
-    folds = (StratifiedKFold if groups is None else StratifiedGroupKFold)(FOLDS, shuffle=True, random_state=0)
+    groups = None if groups is None else groups[where]
+    count = FOLDS if groups is None else min(FOLDS, len(np.unique(groups)))
+    if count < 2:
+        raise ValueError("a probe by groups needs two groups (speakers), to ask one what was learned from the other")
+    folds = (StratifiedKFold if groups is None else StratifiedGroupKFold)(count, shuffle=True, random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, class_weight="balanced", max_iter=300))
-    told = cross_val_predict(model, x, y, cv=folds, groups=None if groups is None else groups[where])
+    told = cross_val_predict(model, x, y, cv=folds, groups=groups)
     return {
         "balanced_accuracy": float(balanced_accuracy_score(y, told)),
         "chance": 1 / len(kept),

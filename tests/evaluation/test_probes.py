@@ -43,3 +43,5 @@ def test_rare_and_unknown_classes_are_left_out():
     assert (result["classes"], result["n"]) == (18, 377), "3 of s01 are too few, '' is nobody"
     with pytest.raises(ValueError, match="two classes"):
         probes.speaker_probe(x, np.full(400, "one"))
+    with pytest.raises(ValueError, match="two groups"):
+        probes.language_probe(x, speaker.astype(str), np.full(400, "one voice"))

@@ -1,6 +1,8 @@
 """A small M5SER-mini (four languages, two of them held out) and a network to match."""
 
 import pytest
+import torch
+import transformers
 
 from configs import stage1
 
@@ -39,3 +41,21 @@ def tiny(data_dir):
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """(whisper, bert): directories of tiny random towers, the former with a decoder."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bases")
+    sizes = {"encoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_layers": 1}
+    whisper = transformers.WhisperConfig(
+        **sizes, d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=60, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, max_target_positions=8,
+    )  # fmt: skip
+    transformers.WhisperForConditionalGeneration(whisper).save_pretrained(folder / "whisper")
+    bert = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=384
+    )
+    transformers.BertModel(bert).save_pretrained(folder / "bert")
+    return folder / "whisper", folder / "bert"
