@@ -50,13 +50,16 @@ def whisper_base_e5(config: ConfigDict) -> None:
     config.model.frame_pool = 8
     config.model.layer_mix_init = (0.0, 0.0, 4.0, 4.0, 4.0, 0.0, 0.0)
     config.model.qformer.update(
-        {"num_layers": 1, "num_queries": 4, "width": 128, "num_heads": 4, "mlp_width": 256, "dropout": 0.3}
+        {"num_layers": 1, "num_queries": 4, "width": 128, "num_heads": 4, "mlp_width": 256, "dropout": 0.2}
     )
     config.data.captions.update({"facts": 0.0, "acoustics": 0.0, "transcript_probability": 0.0})
     config.data.update({"max_tokens": 16, "length_classes": (4.5,)})
     config.train.update({"budget": "250 steps", "batch_size": 64})
     config.checkpointing.every = ""
-    config.optim.learning_rate = 2e-3
+    # Prompts lie close together in E5's space: their projection must first pull them apart.
+    config.optim.groups = (FROZEN[0], ("^text_projection", 10.0), FROZEN[1])
+    config.optim.warmup = "20 steps"
+    config.loss.update({"supcon": 0.0, "adversary_language": 0.0, "adversary_speaker": 0.0})
 
 
 def whisper_large_v3_xlmr_large(config: ConfigDict) -> None:

@@ -50,9 +50,9 @@ def beside_config(learn: str, cached: bool) -> Any:
     config.data.feature_cache = "auto" if cached else ""
     config.precision.compute = "float32"
     if learn == "all":
-        config.optim.groups = ((".*", 1.0),)
-    if learn == "all" and cached:
-        config.optim.groups = (("^speech_encoder/", 0.0), (".*", 1.0))
+        config.optim.groups = ((".*", 1.0),) if not cached else (("^speech_encoder/", 0.0), (".*", 1.0))
+        # As PyTorch's kernels do: the backward pass computes GELU and normalisations again.
+        config.speech_encoder.remat = config.text_encoder.remat = "dots"
     return config
 
 
