@@ -64,6 +64,7 @@ def build(
     trained_on: Mapping[str, Iterable[str]],
     merges: Mapping[str, int],
     rows: Sequence[Row],
+    pretrained: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of results.json, checked by `validate`.
 
@@ -76,6 +77,8 @@ def build(
       trained_on: {"corpora": …, "languages": …} of the training mix.
       merges: what was folded into what, with counts: {"excited→happy": 12}.
       rows: of zero_shot.score or rows.make_rows.
+      pretrained: {tower: directory or hub id} of the weights that training started from. They have heard and read these
+        languages, without labels of emotion: `zero_shot` speaks of labelled emotion.
     """
     left_out: dict[str, int] = {}
     for row in rows:
@@ -90,6 +93,7 @@ def build(
         "chance": 1 / len(label_space),
         "scoring": scoring,
         "trained_on": {key: sorted(set(trained_on.get(key, ()))) for key in ("corpora", "languages")},
+        "pretrained": dict(pretrained or {}),
         "merges": {name: int(count) for name, count in sorted(merges.items())},
         "left_out": dict(sorted(left_out.items())),
         "rows": list(rows),

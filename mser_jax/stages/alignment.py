@@ -135,7 +135,7 @@ class Alignment:
 
     def metadata(self) -> dict[str, Any]:
         """What evaluation needs beside the config."""
-        started = {name: self._config[name].init for name in self._towers if self._config[name].init}
+        started = towers.initialised_from(self._config)
         return {**self._data.metadata(), "architecture": towers.describe(self._towers), "pretrained": started}
 
     def describe(self) -> str:

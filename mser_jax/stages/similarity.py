@@ -20,6 +20,7 @@ from mser_jax.corpora import emotions
 from mser_jax.data import prompts, sources
 from mser_jax.data.text import Tokenizer
 from mser_jax.evaluation import plots, report, rows, zero_shot
+from mser_jax.stages import towers
 from mser_jax.stages.base import Params
 from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.speech_data import SpeechData, names
@@ -80,6 +81,7 @@ class SimilarityEvaluator:
             scoring="similarity",
             trained_on=self._data.metadata()["trained_on"],
             merges=self._merges(kept),
+            pretrained=towers.initialised_from(self._config),
             rows=zero_shot.score(
                 embeddings,
                 anchors,

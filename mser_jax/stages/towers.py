@@ -74,6 +74,11 @@ def directory(config: ConfigDict, name: str) -> Path | None:
         return pretrained.resolve(init) if init else None
 
 
+def initialised_from(config: ConfigDict) -> dict[str, str]:
+    """{section: directory or hub id} of the towers that start from pretrained weights."""
+    return {name: config[name].init for name in TOWERS if config[name].init}
+
+
 def tokenizer_name(config: ConfigDict) -> str:
     """`text_encoder.tokenizer`; where that is empty the one in `text_encoder.init`, else bytes."""
     section = config.text_encoder
