@@ -1,7 +1,9 @@
 """Groups cover every path; the schedule and the decoupled decay are what a numpy line says."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mser_jax import optim
@@ -57,3 +59,32 @@ def test_adamw_equals_a_float64_line():
             params[path] = params[path] - rate * multipliers[path] * step
     for path in params:
         np.testing.assert_allclose(ours[path], params[path], atol=1e-5, err_msg=path)
+
+
+def optimizer(**changes):
+    options = {"b1": 0.9, "b2": 0.98, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0, **changes}
+    return optim.make_optimizer({"kernel": 1.0}, optim.make_schedule("cosine", 0.1, 2, 9), **options)
+
+
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_is():
+    tx, rng = optimizer(), np.random.default_rng()
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}
+    _, before = tx.update(params, tx.init(params), params)
+    broken = {"kernel": params["kernel"].at[1, 2].set(jnp.nan)}
+    _, after = tx.update(broken, before, params, finite=jnp.array(False))
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_update_needs_no_second_copy_of_anything():
+    """Moments and parameters are written where they are: temporary memory is a hundredth of them."""
+    params = {"kernel": jnp.ones((1000, 1000))}
+    tx = optimizer()
+
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params, finite=jnp.isfinite(optax.global_norm(grads)))
+        # In the order of the arguments: that is how donated buffers are paired.
+        return state, optax.apply_updates(params, updates)
+
+    compiled = jax.jit(step, donate_argnums=(1, 2)).lower(params, tx.init(params), params).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.01 * 3 * params["kernel"].nbytes

@@ -5,7 +5,7 @@ Usage: python tools/bench_step.py [--config=configs/stage1.py[:variant]] [--devi
 Every measurement is a process of its own (the number of CPU devices is fixed when jax starts); they alternate, and
 medians are printed as JSON. Batches are synthetic: the input pipeline has a bench of its own.
 
-The step beside PyTorch: int16 waveforms of 4 s and 64 token ids each, batch 8, in; new parameters out. Whisper-base and
+The step beside PyTorch: int16 waveforms of 4 s and 16 token ids each, batch 8, in; new parameters out. Whisper-base and
 multilingual-E5-small shapes with stage 1's layer mix, Q-Former and heads; front end, forward, backward, clipping and
 AdamW, in float32 on one device. `all` learns every parameter, `heads` all but the two towers (the preset). In PyTorch
 (tools/bench_step_torch.py) clips are padded to the 30 s that Whisper's feature extractor gives its users, or, with the
@@ -38,7 +38,7 @@ from mser_jax.stages import alignment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BESIDE_CONFIG = f"{ROOT}/configs/stage1.py:whisper_base_e5"
-SECONDS, TOKENS, BATCH = 4, 64, 8
+SECONDS, TOKENS, BATCH = 4, 16, 8
 
 
 def beside_config(learn: str, cached: bool) -> Any:
@@ -56,23 +56,12 @@ def beside_config(learn: str, cached: bool) -> Any:
     return config
 
 
-class Synthetic(alignment.Alignment):
-    """Stage 1 that opens no corpus."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config, alignment.SYNTHETIC)
-
-    def data_size(self) -> config_lib.DataSize:
-        """Any: the budget is in steps."""
-        return config_lib.DataSize(examples=1000, hours=1.0)
-
-
 def measure(config: Any, steps: int) -> dict[str, float]:
     """One child: compiles, warms up, times `steps` steps on the devices it finds."""
     config.train.budget = "100 steps"
     mesh = mesh_lib.make_mesh()
     with jax.set_mesh(mesh):
-        program = train.build(config, mesh, stage=Synthetic(config))
+        program = train.build(config, mesh, stage=alignment.Alignment(config, alignment.SYNTHETIC))
         batch = synthetic_batch(program.stage.batch_spec(mesh), max(config.data.length_classes))
         train_state = state.create(program.init, program.abstract)
         begin = time.perf_counter()

@@ -29,6 +29,7 @@ def frozen(tiny):
 
     def make(**overrides):
         base = {"optim.groups": FROZEN, "data.length_classes": (1.5, 2.0), "data.augment.random_crop": False}
+        base["model.frame_pool"] = 2
         return tiny(**{**base, "optim.learning_rate": 1e-3, **overrides})
 
     return make
@@ -176,20 +177,21 @@ def test_frozen_adapters_may_be_kept(frozen, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "speech",
+    ("speech", "frame_pool"),
     [
-        WhisperConfig(num_layers=2, width=32, num_heads=4, mlp_width=64),
-        Wav2Vec2Config(num_layers=2, width=32, num_heads=4, mlp_width=64, conv_dims=(16,) * 7),
+        (WhisperConfig(num_layers=2, width=32, num_heads=4, mlp_width=64), 1),
+        (Wav2Vec2Config(num_layers=2, width=32, num_heads=4, mlp_width=64, conv_dims=(16,) * 7), 4),
     ],
     ids=["whisper", "wav2vec2"],
 )
-def test_states_say_all_that_the_waveform_says(speech):
+def test_states_say_all_that_the_waveform_says(speech, frame_pool):
     """encode_states(hidden_states(x)) = encode_speech(x): 1e-5 on unit vectors, more padding or not, dropout or not."""
     cfg = DualEncoderConfig(
         speech=speech,
         text=TextEncoderConfig(num_layers=1, width=16, num_heads=2, mlp_width=16, max_positions=8),
         qformer=QFormerConfig(num_layers=2, num_queries=4, width=32, num_heads=4, mlp_width=64, dropout=0.2),
         embed_dim=24,
+        frame_pool=frame_pool,
     )
     definition = state.define(lambda rngs: DualEncoder(cfg, rngs))
     params = jax.jit(lambda key: state.initial_params(definition, key))(jax.random.key(0))
@@ -208,8 +210,8 @@ def test_states_say_all_that_the_waveform_says(speech):
 
     for key in (None, jax.random.key(3)):
         expected, states, frames, found, padded = both(params, key)
-        assert states.shape == (3, speech.num_frames(9000), 3, 32)
-        assert frames.tolist() == [speech.num_frames(int(n)) for n in num_samples]
+        assert states.shape == (3, cfg.num_frames(9000), 3, 32)
+        assert frames.tolist() == [cfg.num_frames(int(n)) for n in num_samples]
         np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-5)
         if key is None:
             np.testing.assert_allclose(padded.embedding, expected.embedding, atol=1e-5)
