@@ -159,10 +159,10 @@ def step_and_init(definition, groups, seen=None, eps=1e-8):
     constants = {"b1": 0.9, "b2": 0.999, "eps": eps, "weight_decay": 0.1, "clip_norm": 1.0}
     tx = optim.make_optimizer(multipliers, optax.constant_schedule(1e-2), **constants)
 
-    def update(grads, *args):
+    def update(grads, *args, **extra):
         if seen is not None:
             seen.append(set(grads))
-        return tx.update(grads, *args)
+        return tx.update(grads, *args, **extra)
 
     def loss(model, batch, rng):
         out = model(batch["tokens"], batch["mask"], rng=rng)
