@@ -22,6 +22,7 @@ INSTALL = [
     "ml_collections>=1.1",
     "absl-py",
     "numpy",
+    "scipy",
     "pyarrow",
     "librosa>=0.11",
     "soundfile>=0.13",

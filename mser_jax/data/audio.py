@@ -151,3 +151,14 @@ def augment(samples: np.ndarray, length: int, options: Augmentation, rng: np.ran
             louder = add_noise(louder, rng.uniform(*options.noise_snr_db), colour, rng)
         samples = to_int16(louder)
     return samples
+
+
+def content_free(num_samples: int, rows: int) -> np.ndarray:
+    """Audio in which nobody speaks, int16 [rows, num_samples]: what the prior of an answer is measured with.
+
+    Digital silence, white noise at -50 and pink noise at -50 and -35 dB of full scale (RMS), in turns: neither the
+    absence of sound nor one colour of noise stands for all that is not speech. Always the same.
+    """
+    white, pink = (np.resize(noise, num_samples) * FULL_SCALE for noise in _noise_bank())
+    kinds = (0 * white, white * 10 ** (-50 / 20), pink * 10 ** (-50 / 20), pink * 10 ** (-35 / 20))
+    return to_int16(np.stack([kinds[row % len(kinds)] for row in range(rows)]))

@@ -26,14 +26,17 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def recall(matrix: np.ndarray) -> np.ndarray:
-    """Recall [..., classes] of counts [..., classes, classes]; NaN where a class has no references."""
+    """Recall [..., classes] of counts as in `figures`; NaN where a class has no references."""
     support = matrix.sum(-1)
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
     return np.where(support > 0, _ratio(hits, support), np.nan)
 
 
 def figures(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """UA, WA, macro-F1 and weighted-F1 of confusion counts [..., classes, classes], each [...] in [0, 1].
+    """UA, WA, macro-F1 and weighted-F1 of confusion counts, each [...] in [0, 1].
+
+    Counts are [..., classes, classes], or [..., classes, classes + 1] where a last column counts the answers that
+    named no class: they are wrong, and no class is blamed for them.
 
     - ua: unweighted accuracy = UAR = mean recall over the classes *present in the references*, as in
       scikit-learn's balanced_accuracy_score: a corpus without disgust is not punished for it, but a model
@@ -44,7 +47,7 @@ def figures(matrix: np.ndarray) -> dict[str, np.ndarray]:
 
     All are NaN for an empty matrix.
     """
-    support, predicted = matrix.sum(-1), matrix.sum(-2)
+    support, predicted = matrix.sum(-1), matrix.sum(-2)[..., : matrix.shape[-2]]
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
     f1 = _ratio(2.0 * hits, support + predicted)
     total = support.sum(-1)
@@ -57,8 +60,8 @@ def figures(matrix: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray, bins: int = 15) -> float:
-    """ECE (Guo et al. 2017, arXiv 1706.04599, eq. 3) of the top answer over `bins` equal-width bins (lo, hi].
+def reliability(probabilities: np.ndarray, references: np.ndarray, bins: int = 15) -> dict[str, np.ndarray]:
+    """What a reliability diagram shows of the top answers, over `bins` equal-width bins of confidence (lo, hi].
 
     Args:
       probabilities: [n, classes], rows sum to 1.
@@ -66,15 +69,30 @@ def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray
       bins: number of confidence bins.
 
     Returns:
+      {"count", "confidence", "accuracy"}: [bins] each, the latter two means over a bin (NaN where it is empty).
+    """
+    confidence = probabilities.max(-1)
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(which, minlength=bins)
+    correct = probabilities.argmax(-1) == references
+    means = [
+        np.divide(np.bincount(which, weights=values, minlength=bins), count, out=np.full(bins, np.nan), where=count > 0)
+        for values in (confidence, correct)
+    ]
+    return {"count": count, "confidence": means[0], "accuracy": means[1]}
+
+
+def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray, bins: int = 15) -> float:
+    """ECE (Guo et al. 2017, arXiv 1706.04599, eq. 3) of the top answer; arguments as in `reliability`.
+
+    Returns:
       Σ_b n_b/n · |accuracy_b − confidence_b|, in [0, 1]; NaN for n = 0.
     """
     if len(references) == 0:
         return float("nan")
-    confidence = probabilities.max(-1)
-    correct = probabilities.argmax(-1) == references
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(which, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(references))
+    found = reliability(probabilities, references, bins)
+    gap = np.abs(found["accuracy"] - found["confidence"])
+    return float(np.nansum(found["count"] * gap) / len(references))
 
 
 def bootstrap(by_speaker: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -84,7 +102,7 @@ def bootstrap(by_speaker: np.ndarray, resamples: int = 1000, seed: int = 0) -> d
     With a handful of speakers the percentile interval is too narrow; with one there is none.
 
     Args:
-      by_speaker: confusion counts [speakers, classes, classes].
+      by_speaker: confusion counts [speakers, …] as in `figures`.
       resamples: number of draws.
       seed: of the draws, fixed so that the same table gives the same interval.
 

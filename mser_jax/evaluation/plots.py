@@ -1,4 +1,4 @@
-"""Two pictures of an evaluation: confusion matrices by language, and the embedding space."""
+"""Pictures of an evaluation: confusion matrices by language, reliability diagrams, and the embedding space."""
 
 from __future__ import annotations
 
@@ -111,6 +111,35 @@ def _confusion(panel: Axes, rows: Sequence[Row], label_space: Sequence[str]) -> 
     panel.set_yticks(ticks, label_space, fontsize=8)
     panel.tick_params(length=0)
     return image
+
+
+def save_reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], path: epath.PathLike) -> epath.Path:
+    """PNG of reliability diagrams side by side: accuracy by bin of confidence, and how far it is off.
+
+    Args:
+      diagrams: {title: what metrics.reliability returned}.
+      path: PNG to write, local or gs://.
+    """
+    figure = Figure(figsize=(3.1 * len(diagrams) + 0.4, 4.2), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(2, len(diagrams), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    for (title, found), upper, lower in zip(diagrams.items(), panels[0], panels[1], strict=True):
+        bins = len(found["count"])
+        centres, width = (np.arange(bins) + 0.5) / bins, 1 / bins
+        there = found["count"] > 0
+        accuracy, gap = found["accuracy"][there], (found["confidence"] - found["accuracy"])[there]
+        edges = {"width": width, "edgecolor": "white", "linewidth": 0.5}
+        upper.bar(centres[there], accuracy, color=STYLE["sad"][0], label="accuracy", **edges)
+        gaps = {"bottom": accuracy, "color": STYLE["angry"][0], "alpha": 0.35}
+        upper.bar(centres[there], gap, **gaps, label="gap to confidence", **edges)
+        upper.plot([0, 1], [0, 1], color="#222222", linewidth=0.8, linestyle="--")
+        upper.set(title=title, xlim=(0, 1), ylim=(0, 1))
+        upper.title.set_fontsize(9)
+        lower.bar(centres, found["count"], color="#888888", **edges)
+    panels[0, 0].set_ylabel("accuracy")
+    panels[0, 0].legend(fontsize=7, loc="upper left", frameon=False)
+    panels[1, 0].set_ylabel("answers")
+    figure.supxlabel("confidence of the answer", fontsize=10)
+    return _save(figure, path)
 
 
 def save_embeddings(

@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from mser_jax.evaluation.incongruence import format_table as format_incongruence
 from mser_jax.evaluation.metrics import FIGURES
 from mser_jax.evaluation.rows import ADAPTATIONS, PROTOCOLS, Row, macro, primary
 
@@ -65,6 +66,8 @@ def build(
     merges: Mapping[str, int],
     rows: Sequence[Row],
     pretrained: Mapping[str, str] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    incongruence: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of results.json, checked by `validate`.
 
@@ -79,6 +82,8 @@ def build(
       rows: of zero_shot.score or rows.make_rows.
       pretrained: {tower: directory or hub id} of the weights that training started from. They have heard and read these
         languages, without labels of emotion: `zero_shot` speaks of labelled emotion.
+      calibration: how the probabilities were calibrated, and what it did to the ECE.
+      incongruence: figures of incongruence.incongruence.
     """
     left_out: dict[str, int] = {}
     for row in rows:
@@ -99,6 +104,8 @@ def build(
         "rows": list(rows),
         "macro": macro(rows),
     }
+    results |= {"calibration": dict(calibration)} if calibration else {}
+    results |= {"incongruence": dict(incongruence)} if incongruence else {}
     validate(results)
     return results
 
@@ -151,7 +158,7 @@ def _row_problems(where: str, row: Row, classes: int) -> Iterator[str]:
         yield f"{where}why_not: must stand exactly where zero_shot is false, got {row.get('why_not')!r}"
     if [len(line) for line in row["confusion"]] != [classes] * classes:
         yield f"{where}confusion: expected {classes} × {classes}"
-    elif sum(map(sum, row["confusion"])) != row["n"]:
+    elif sum(map(sum, row["confusion"])) + row.get("unparseable", 0) != row["n"]:
         yield f"{where}confusion: sums to {sum(map(sum, row['confusion']))}, n is {row['n']}"
     if sum(row["left_out"].values()) != row["skipped"]:
         yield f"{where}left_out: sums to {sum(row['left_out'].values())}, skipped is {row['skipped']}"
@@ -161,7 +168,8 @@ def _row_problems(where: str, row: Row, classes: int) -> Iterator[str]:
 def _figure_problems(where: str, content: Mapping[str, Any], count: str) -> Iterator[str]:
     for name in (*FIGURES, "ece"):
         value = content.get(name, "nothing")
-        if value is None and not content.get(count):
+        # A generated answer comes without confidence, so without a calibration error.
+        if value is None and (name == "ece" or not content.get(count)):
             continue
         if not isinstance(value, float) or not 0 <= value <= 1:
             yield f"{where}{name}: expected a number in [0, 1], got {value!r}"
@@ -250,6 +258,14 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for why, names in reasons.items():
         yield f"not zero-shot: {', '.join(names)}: {why}"
+    if answers := sum(row.get("unparseable", 0) for row in results["rows"] if row["adapt"] == "none"):
+        yield f"answers that name no label, counted as wrong: {answers}"
+    if calibration := results.get("calibration"):
+        before, after = (_figure(calibration["ece"][when]) for when in ("before", "after"))
+        fitted = f"temperature {calibration['temperature']:.2f}, fitted on {calibration['dev']['n']} utterances"
+        yield f"ECE {before}, calibrated {after} ({fitted})"
+    if "incongruence" in results:
+        yield format_incongruence(results["incongruence"])
     for title, counts in (("left out (outside the label space)", "left_out"), ("merged", "merges")):
         if results[counts]:
             yield f"{title}: " + ", ".join(f"{name} {count}" for name, count in results[counts].items())

@@ -131,7 +131,8 @@ def make_rows(
     """Scores probabilities against the canonical emotions, one row per corpus × language.
 
     Args:
-      probabilities: [n, labels] over `label_space`; the answer is the largest.
+      probabilities: [n, labels] over `label_space`; the answer is the largest. A row of zeros is an answer that names
+        none of them: it is wrong, and counted as `unparseable`.
       columns: COLUMNS as arrays [n] of strings. Utterances whose emotion is outside the label space are
         skipped and counted by label. An unknown speaker ("") counts as one speaker.
       label_space: names of the labels.
@@ -167,11 +168,12 @@ def make_rows(
 def _figures(probabilities: np.ndarray, references: np.ndarray, speakers: np.ndarray, resamples: int) -> Row:
     """Figures of one row from probabilities [n, labels], class ids [n] and speakers [n]."""
     classes = probabilities.shape[1]
-    predictions = probabilities.argmax(-1)
+    # One column more than there are classes: no answer.
+    predictions = np.where(probabilities.any(-1), probabilities.argmax(-1), classes)
     names, who = np.unique(speakers, return_inverse=True)
     by_speaker = np.stack(
-        [metrics.confusion(references[who == s], predictions[who == s], classes) for s in range(len(names))]
-        or [np.zeros((classes, classes), np.int64)]
+        [metrics.confusion(references[who == s], predictions[who == s], classes + 1)[:-1] for s in range(len(names))]
+        or [np.zeros((classes, classes + 1), np.int64)]
     )
     matrix = by_speaker.sum(0)
     draws = metrics.bootstrap(by_speaker, resamples)["ua"] if len(names) > 1 else None
@@ -181,7 +183,8 @@ def _figures(probabilities: np.ndarray, references: np.ndarray, speakers: np.nda
     out["ua_se"] = None if draws is None else float(draws.std())
     out["ece"] = _number(metrics.expected_calibration_error(probabilities, references))
     out["recall"] = [_number(value) for value in metrics.recall(matrix)]
-    out["confusion"] = matrix.tolist()
+    out["confusion"] = matrix[:, :classes].tolist()
+    out["unparseable"] = int(matrix[:, classes].sum())
     return out
 
 
@@ -216,8 +219,9 @@ def _average(rows: Sequence[Row]) -> dict[str, Any]:
         "n": sum(row["n"] for row in rows),
     }
     for name in (*metrics.FIGURES, "ece"):
+        values = [row[name] for row in rows]
         # Rounding in the weights must not push a perfect score above 1.
-        out[name] = min(float(np.dot(weights, [row[name] for row in rows])), 1.0) if rows else None
+        out[name] = min(float(np.dot(weights, values)), 1.0) if rows and None not in values else None
     # The rows have speakers of their own, so their sampling errors add up in squares.
     errors = [row["ua_se"] for row in rows]
     if rows and None not in errors:

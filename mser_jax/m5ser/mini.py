@@ -71,18 +71,6 @@ class Line:
         return "-".join((self.language, self.voice, self.sentence.id, self.sentence.content, self.emotion))
 
 
-def content_emotion(record_id: str) -> str:
-    """Emotion of the *words* of an M5SER-mini record ("neutral" for a matter of fact); the voice may differ.
-
-    Raises:
-      ValueError: not the id of an M5SER-mini record.
-    """
-    parts = record_id.split("-")
-    if len(parts) < 5 or not {parts[-2], parts[-1]} <= set(EMOTIONS):
-        raise ValueError(f"expected language-voice-sentence-content-emotion, got record id {record_id!r}")
-    return parts[-2]
-
-
 def design(config: M5serMiniConfig) -> list[Line]:
     """Every utterance of the corpus in the order of its records: cells, then sentences, then emotions.
 

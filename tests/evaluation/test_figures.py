@@ -117,3 +117,14 @@ def test_speaker_intervals_cover_the_truth():
             covered[name] += low <= truth <= high
     assert 0.89 <= covered["speakers"] / trials <= 0.99
     assert covered["utterances"] / trials < 0.8
+
+
+def test_answers_that_name_no_class_are_wrong_and_blame_none(rng):
+    y, p = rng.integers(0, 4, 200), rng.integers(0, 5, 200)
+    matrix = metrics.confusion(y, p, 5)[:4]
+    ours = metrics.figures(matrix)
+    labels = range(4)
+    assert ours["ua"] == pytest.approx(sk.recall_score(y, p, labels=labels, average="macro"))
+    assert ours["wa"] == pytest.approx(sk.accuracy_score(y, p))
+    assert ours["macro_f1"] == pytest.approx(sk.f1_score(y, p, labels=labels, average="macro"))
+    assert ours["weighted_f1"] == pytest.approx(sk.f1_score(y, p, labels=labels, average="weighted"))
