@@ -61,6 +61,9 @@ def evaluation() -> dict:
         "adapt": "none",  # any of none, corpus, speaker: unlabelled statistics, each in rows of its own
         "probes": False,  # how well the language and the speaker can be told from the embedding
         "prompt_languages": "en,fr,de,it,zh,es",
+        # Utterances that fit the temperature of the probabilities; never any that are scored. 0: none is fitted.
+        "dev_split": "train",
+        "dev_utterances": 256,
         "batch_size": 64,
         "bootstrap_samples": 1000,
     }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import difflib
+from collections.abc import Callable
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
@@ -14,6 +17,53 @@ from mser_jax import stages, state
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
+from mser_jax.stages.base import Params, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was opened to be used: config, stage, parameters on the mesh, step, workdir of the run."""
+
+    config: ConfigDict
+    stage: Stage
+    params: Params
+    mesh: Mesh
+    step: int
+    run: epath.Path
+
+
+def open_checkpoint(run: str, step: int, change: Callable[[ConfigDict], ConfigDict]) -> Checkpoint:
+    """The checkpoint of `step` (negative: the newest) of a training workdir, without its data.
+
+    `change` makes the config that is used of the one it was trained with; the mesh is made of that.
+
+    Raises:
+        ConfigError: there is no such run; CheckpointError: it cannot be read.
+    """
+    source = epath.Path(run)
+    folder = source / "checkpoints"
+    if not folder.exists():
+        near = difflib.get_close_matches(
+            source.name, [p.name for p in source.parent.iterdir()] if source.parent.exists() else [], n=1
+        )
+        hint = f" Did you mean {source.parent / near[0]}?" if near else ""
+        raise config_lib.ConfigError(f"checkpoint={run}: no {folder}.{hint}")
+    checkpoints = Checkpoints(folder)
+    number = checkpoints.latest if step < 0 else step
+    metadata = checkpoints.metadata(number)
+    config = change(config_lib.from_dict(metadata["config"]))
+    with config_lib.blame("mesh"):
+        mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
+    with jax.set_mesh(mesh):
+        stage = stages.make(config, metadata)
+        abstract = state.define(stage.build).abstract
+        shardings = sharding.infer_shardings(abstract, mesh)
+        abstract = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+            for path, leaf in abstract.items()
+        }
+        params = checkpoints.restore_params(abstract, number)
+    return Checkpoint(config, stage, params, mesh, number, source)
 
 
 def merged_config(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
@@ -44,31 +94,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     """
     if not config.checkpoint:
         raise config_lib.ConfigError("--config.checkpoint=DIR is missing: the workdir of a training run")
-    source = epath.Path(config.checkpoint)
-    folder = source / "checkpoints"
-    if not folder.exists():
-        near = difflib.get_close_matches(
-            source.name, [p.name for p in source.parent.iterdir()] if source.parent.exists() else [], n=1
-        )
-        hint = f" Did you mean {source.parent / near[0]}?" if near else ""
-        raise config_lib.ConfigError(f"--config.checkpoint={config.checkpoint}: no {folder}.{hint}")
-    checkpoints = Checkpoints(folder)
-    number = checkpoints.latest if config.step < 0 else config.step
-    metadata = checkpoints.metadata(number)
-    merged = merged_config(config, config_lib.from_dict(metadata["config"]))
-    with config_lib.blame("mesh"):
-        mesh = mesh_lib.make_mesh(merged.mesh.data, merged.mesh.fsdp, merged.mesh.tensor, mode=merged.mesh.mode)
-    with jax.set_mesh(mesh):
-        stage = stages.make(merged, metadata)
-        abstract = state.define(stage.build).abstract
-        shardings = sharding.infer_shardings(abstract, mesh)
-        abstract = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-            for path, leaf in abstract.items()
-        }
-        params = checkpoints.restore_params(abstract, number)
-        stage.prepare(params, mesh, lambda: False)
-        target = epath.Path(workdir) if workdir else source / "evaluation"
-        for evaluator in stage.evaluators(mesh):
+    found = open_checkpoint(config.checkpoint, config.step, lambda trained: merged_config(config, trained))
+    with jax.set_mesh(found.mesh):
+        found.stage.prepare(found.params, found.mesh, lambda: False)
+        target = epath.Path(workdir) if workdir else found.run / "evaluation"
+        for evaluator in found.stage.evaluators(found.mesh):
             # What it yields is for metric writers; the table it prints is for people.
-            collections.deque(evaluator.run(params, number, source, target), maxlen=0)
+            collections.deque(evaluator.run(found.params, found.step, found.run, target), maxlen=0)

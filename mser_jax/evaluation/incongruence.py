@@ -77,8 +77,8 @@ def format_table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     """The figures as text for the terminal; "" where there are none."""
     lines = []
     for kind, rows in found.items():
-        lines.append(f"{kind.replace('_', ' ')}: accuracy by voice / by words")
-        for name, row in rows.items():
-            verdict = "follows the voice" if row["by_voice"] > row["by_words"] else "follows the words"
-            lines.append(f"  {name:<8}{row['n']:>6}  {row['by_voice']:.3f} / {row['by_words']:.3f}  {verdict}")
+        lines.append(f"{kind.replace('_', ' ')} (n): accuracy by voice, by words")
+        lines += [
+            f"  {name:<4}({row['n']})  {row['by_voice']:.3f}  {row['by_words']:.3f}" for name, row in rows.items()
+        ]
     return "\n".join(lines)

@@ -23,12 +23,12 @@ from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, flops_p
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.stages import frozen_features, towers
-from mser_jax.stages.base import Batch, BatchIterator, Evaluator, Params
+from mser_jax.stages.base import Batch, BatchIterator, Evaluator, Params, Scorer
 from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.frozen_features import FrozenFeatures
 from mser_jax.stages.probing import ProbeEvaluator
-from mser_jax.stages.similarity import SimilarityEvaluator
-from mser_jax.stages.speech_data import SpeechData
+from mser_jax.stages.similarity import SimilarityEvaluator, SimilarityScorer
+from mser_jax.stages.speech_data import SpeechData, names
 
 NUISANCES = ("language", "speaker", "domain")
 
@@ -235,6 +235,11 @@ class Alignment:
         embedder = SpeechEmbedder(definition, self._data, mesh)
         found = [SimilarityEvaluator(self._config, definition, self._data, embedder, self._tokenizer, mesh)]
         return [*found, ProbeEvaluator(embedder, self._data)] if self._config.evaluate.probes else found
+
+    def scorer(self, labels: Sequence[str], *, languages: Sequence[str], mesh: Mesh) -> Scorer:
+        """Similarity to the prompts of each label."""
+        languages = tuple(languages) or names(self._config.evaluate.prompt_languages)
+        return SimilarityScorer(self._config, state.define(self.build), self._tokenizer, mesh, labels, languages)
 
 
 # What a checkpoint's metadata would hold, for benchmarks and ahead-of-time compiles that open no data.

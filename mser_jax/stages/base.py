@@ -14,6 +14,8 @@ from mser_jax.config import DataSize
 
 Batch = dict[str, jax.Array]
 Params = dict[str, jax.Array]
+# (parameters, device batch with waveform and num_samples, or states and num_frames) -> probabilities f32 [B, labels]
+Scorer = Callable[[Params, Batch], jax.Array]
 
 
 class BatchIterator(Protocol):
@@ -67,6 +69,13 @@ class Stage(Protocol):
 
     def evaluators(self, mesh: Mesh) -> Sequence[Evaluator]:
         """What is run every `evaluate.every` and at the end."""
+
+    def scorer(self, labels: Sequence[str], *, languages: Sequence[str], mesh: Mesh) -> Scorer:
+        """What tells any labels' probabilities; prompts are in `languages` (none: those of `evaluate`).
+
+        Raises:
+            ConfigError: it cannot be asked for these labels or in these languages.
+        """
 
     def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
         """Analytic forward + backward FLOPs of a batch of these shapes."""

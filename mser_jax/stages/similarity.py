@@ -1,10 +1,8 @@
-"""Zero-shot evaluation of stage 1: the label whose prompts lie closest to the speech."""
+"""Zero-shot scoring of stage 1: the label whose prompts lie closest to the speech."""
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,18 +14,74 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax import state
-from mser_jax.corpora import emotions
-from mser_jax.data import prompts, sources
+from mser_jax.data import prompts
 from mser_jax.data.text import Tokenizer
-from mser_jax.evaluation import plots, report, rows, zero_shot
-from mser_jax.stages import towers
-from mser_jax.stages.base import Params
+from mser_jax.evaluation import plots, rows, zero_shot
+from mser_jax.stages import frozen_features, scoring
+from mser_jax.stages.base import Batch, Params
 from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.speech_data import SpeechData, names
 
 
+class SimilarityScorer:
+    """Probabilities of labels: softmax of the scaled cosine between speech and each label's mean prompt."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        definition: state.ModelDefinition,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        labels: Sequence[str],
+        languages: Sequence[str],
+    ) -> None:
+        """`labels`: spellings of canonical emotions ("Wut"), or any English words; `languages` of the prompts.
+
+        Raises:
+            ConfigError: no such labels, or a language without prompts.
+        """
+        self.labels = scoring.check_labels(labels)
+        self._max_tokens, self._tokenizer = config.data.max_tokens, tokenizer
+        with config_lib.blame("evaluate.prompt_languages"):
+            self._prompts = {
+                label: prompts.label_prompts(word, languages)
+                for label, word in scoring.canonical_labels(self.labels).items()
+            }
+        self._whole = NamedSharding(mesh, P())
+        self._text = jax.jit(
+            lambda params, tokens, mask: definition.merge(params).encode_text(tokens, mask), out_shardings=self._whole
+        )
+        self._scale = jax.jit(lambda params: definition.merge(params).logit_scale(), out_shardings=self._whole)
+        self._once = scoring.OnceFor(self._label_side)
+
+        def score(params: Params, batch: Batch, anchors: jax.Array, scale: jax.Array) -> jax.Array:
+            speech = frozen_features.encode_speech(definition.merge(params), batch).embedding
+            return jax.nn.softmax(scale * speech @ anchors.T, axis=-1)
+
+        self._score = jax.jit(score, out_shardings=self._whole)
+
+    def __call__(self, params: Params, batch: Batch) -> jax.Array:
+        """Probabilities f32 [B, labels] of a device batch of speech."""
+        return self._score(params, batch, *self._once(params))
+
+    def embed_prompts(self, params: Params) -> dict[str, np.ndarray]:
+        """{label: unit-norm [prompts, E]}."""
+        texts = [text for label in self.labels for text in self._prompts[label]]
+        placed = jax.device_put(self._tokenizer.encode(texts, self._max_tokens), self._whole)
+        found = iter(np.asarray(self._text(params, *placed)))
+        return {label: np.stack([next(found) for _ in self._prompts[label]]) for label in self.labels}
+
+    def scale(self, params: Params) -> float:
+        """What the cosine is multiplied with."""
+        return float(self._scale(params))
+
+    def _label_side(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        anchors = zero_shot.label_anchors(self.embed_prompts(params), self.labels)
+        return jax.device_put((anchors.astype(np.float32), np.float32(self.scale(params))), self._whole)
+
+
 class SimilarityEvaluator:
-    """Embeds every utterance of `config.evaluate` and every prompt of its labels; writes results.json and two plots."""
+    """Embeds every utterance of `config.evaluate` and every prompt of its labels; writes results.json and its plots."""
 
     name = "zero_shot"
 
@@ -45,7 +99,7 @@ class SimilarityEvaluator:
         Raises:
             ConfigError: one of them is unknown.
         """
-        self._config, self._data, self._tokenizer, self._mesh = config, data, tokenizer, mesh
+        self._config, self._data, self._embed = config, data, embedder
         evaluate = config.evaluate
         self._adapt = names(evaluate.adapt)
         unknown = set(self._adapt) - set(rows.ADAPTATIONS)
@@ -53,93 +107,40 @@ class SimilarityEvaluator:
             raise config_lib.ConfigError(
                 f"--config.evaluate.adapt={evaluate.adapt!r}: expected some of {rows.ADAPTATIONS}"
             )
-        with config_lib.blame("evaluate"):
-            self._labels = emotions.label_space(evaluate.label_space)
-            self._prompts = {
-                label: prompts.label_prompts(label, names(evaluate.prompt_languages)) for label in self._labels
-            }
-        self._table: sources.MixtureTable | None = None
-        self._embed = embedder
-        whole = NamedSharding(mesh, P())
-        self._text = jax.jit(
-            lambda params, tokens, mask: definition.merge(params).encode_text(tokens, mask), out_shardings=whole
-        )
-        self._scale = jax.jit(lambda params: definition.merge(params).logit_scale(), out_shardings=whole)
+        self._evaluation = scoring.Evaluation(config, data)
+        self._labels = self._evaluation.labels
+        languages = names(evaluate.prompt_languages)
+        self._scorer = SimilarityScorer(config, definition, tokenizer, mesh, self._labels, languages)
 
     def run(self, params: Params, step: int, run: epath.Path, folder: epath.Path) -> Iterator[tuple[str, float]]:
-        """Yields the averages over languages (`zero_shot/ua`, `all/ua`, …) and each language's UA."""
-        if self._table is None:
-            self._table = self._data.evaluation_table()
-        embeddings, kept = self._embed(params, self._table)
-        columns = {name: self._table[name][kept] for name in rows.COLUMNS}
-        anchors = self._embed_prompts(params)
-        results = report.build(
-            stage="alignment",
-            checkpoint=str(run),
-            step=step,
-            label_space=self._labels,
-            scoring="similarity",
+        """Yields the averages over languages (`zero_shot/ua`, `all/ua`, …), each language's UA, and more."""
+        evaluation = self._evaluation
+        embeddings, kept = self._embed(params, evaluation.table)
+        columns = evaluation.columns(kept)
+        prompted, scale = self._scorer.embed_prompts(params), self._scorer.scale(params)
+        anchors = zero_shot.label_anchors(prompted, self._labels)
+        calibrated = scoring.Calibration()
+        if evaluation.dev_table is not None:
+            dev, dev_kept = self._embed(params, evaluation.dev_table)
+            calibrated = evaluation.calibrate(zero_shot.probabilities(dev, anchors, scale), dev_kept)
+        found = zero_shot.score(
+            embeddings,
+            prompted,
+            scale / calibrated.temperature,
+            columns,
+            self._labels,
             trained_on=self._data.metadata()["trained_on"],
-            merges=self._merges(kept),
-            pretrained=towers.initialised_from(self._config),
-            rows=zero_shot.score(
-                embeddings,
-                anchors,
-                float(self._scale(params)),
-                columns,
-                self._labels,
-                trained_on=self._data.metadata()["trained_on"],
-                adapt=self._adapt,
-                resamples=self._config.evaluate.bootstrap_samples,
-            ),
+            adapt=self._adapt,
+            resamples=self._config.evaluate.bootstrap_samples,
+        )
+        probabilities = zero_shot.probabilities(embeddings, anchors, scale)
+        results = evaluation.results(
+            found, probabilities, kept, run=run, step=step, scoring="similarity", calibrated=calibrated
         )
         if jax.process_index() == 0:
-            self._write(results, embeddings, columns, anchors, folder)
-        yield from _summary(results)
-
-    def _embed_prompts(self, params: Params) -> dict[str, np.ndarray]:
-        """{label: [prompts, E]}."""
-        texts = [text for label in self._labels for text in self._prompts[label]]
-        tokens, mask = self._tokenizer.encode(texts, self._config.data.max_tokens)
-        whole = NamedSharding(self._mesh, P())
-        placed = jax.device_put((tokens, mask), whole)
-        found = iter(np.asarray(self._text(params, *placed)))
-        return {label: np.stack([next(found) for _ in self._prompts[label]]) for label in self._labels}
-
-    def _merges(self, kept: np.ndarray) -> dict[str, int]:
-        """{"excited→happy": count} over the utterances whose label was folded into a canonical one."""
-        natives = collections.Counter(self._table["emotion_native"][kept].tolist())
-        counts: collections.Counter[str] = collections.Counter()
-        for native, count in natives.items():
-            merge = emotions.canonical(native)[1]
-            if merge:
-                counts[merge] += count
-        return dict(counts)
-
-    def _write(
-        self, results: dict[str, Any], embeddings: np.ndarray, columns: dict[str, np.ndarray],
-        anchors: dict[str, np.ndarray], folder: epath.Path,
-    ) -> None:  # fmt: skip
-        logging.info("\n%s", report.format_table(results))
-        written = [report.write(results, folder)]
-        if any(row["n"] for row in results["rows"]):
-            written.append(plots.save_confusions(results["rows"], self._labels, folder / "confusion.png"))
-            centres = dict(zip(self._labels, zero_shot.label_anchors(anchors, self._labels), strict=True))
-            written.append(plots.save_embeddings(embeddings, columns, centres, folder / "embeddings.png"))
-        logging.info("Written: %s", ", ".join(map(str, written)))
-
-
-def _summary(results: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Scalars for the metric writers."""
-    macros: Sequence[tuple[str, dict[str, Any]]] = [
-        ("", results["macro"]),
-        *((f"adapt_{name}/", macro) for name, macro in results["macro"]["adapt"].items()),
-    ]
-    for prefix, macro in macros:
-        for group in ("zero_shot", "all"):
-            if macro[group]["rows"]:
-                yield f"{prefix}{group}/ua", macro[group]["ua"]
-                yield f"{prefix}{group}/macro_f1", macro[group]["macro_f1"]
-    for row in results["rows"]:
-        if row["adapt"] == "none" and row["n"]:
-            yield f"ua/{row['corpus']}/{row['language']}", row["ua"]
+            written = evaluation.write(results, folder, probabilities, kept, calibrated)
+            if any(row["n"] for row in results["rows"]):
+                centres = dict(zip(self._labels, anchors, strict=True))
+                written.append(plots.save_embeddings(embeddings, columns, centres, folder / "embeddings.png"))
+            logging.info("Written: %s", ", ".join(map(str, written)))
+        yield from scoring.summary(results)

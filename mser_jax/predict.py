@@ -1,0 +1,211 @@
+"""`python -m mser_jax.predict --checkpoint=DIR FILE… [--labels=a,b,c] [--language=de,en]`: the emotion of recordings.
+
+One JSON object a line on stdout, in the order of the files:
+  {"file", "label", "probabilities": {label: p}, "seconds", "windows", "stage", "checkpoint"}
+wav, flac, mp3, ogg and whatever else libsndfile reads, at 8–96 kHz, any number of channels. A file that cannot be
+answered (missing, damaged, silent, shorter than 0.1 s, …) is told on stderr and makes the exit code 1; the others are
+answered all the same.
+
+Long recordings: a model hears as much at once as the longest clip it was trained on (`data.length_classes`). A longer
+file is cut into windows of that length, as few as cover it, evenly spaced and so overlapping a little; its
+probabilities are the mean over the windows. For emotion over time cut the file yourself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging as std_logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from mser_jax import config as config_lib
+from mser_jax import evaluate
+from mser_jax.checkpoint import CheckpointError
+from mser_jax.corpora import audio_check, emotions
+from mser_jax.data import audio, device, prompts
+from mser_jax.parallel import sharding
+from mser_jax.stages.base import Scorer
+
+BATCH = 16  # windows of one length that are scored at once
+
+
+@dataclasses.dataclass
+class Recording:
+    """A file that could be read: its windows still to be scored, and the probabilities of those that were."""
+
+    file: str
+    seconds: float
+    windows: int
+    probabilities: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    @property
+    def answer(self) -> np.ndarray | None:
+        """[labels], once every window is scored."""
+        return np.mean(self.probabilities, axis=0) if len(self.probabilities) == self.windows else None
+
+
+def windows(samples: np.ndarray, length: int) -> list[np.ndarray]:
+    """int16 [n] -> as few windows of at most `length` samples as cover it, evenly spaced."""
+    count = math.ceil(len(samples) / length)
+    starts = np.linspace(0, max(len(samples) - length, 0), count).round().astype(int)
+    return [samples[start : start + length] for start in starts]
+
+
+class Predictor:
+    """Batches windows by length class, so that there are few shapes to compile, and a short clip costs little."""
+
+    def __init__(self, checkpoint: evaluate.Checkpoint, scorer: Scorer) -> None:
+        self._checkpoint, self._scorer = checkpoint, scorer
+        self._classes = [round(s * audio.SAMPLE_RATE) for s in checkpoint.config.data.length_classes]
+        self._parts = sharding.batch_parts(checkpoint.mesh)
+        self._waiting: dict[int, list[tuple[Recording, np.ndarray]]] = {length: [] for length in self._classes}
+        self._sizes: dict[int, int] = {}
+        self.compile_seconds = 0.0
+
+    def add(self, file: str) -> Recording:
+        """Reads a file and scores every batch that it fills.
+
+        Raises:
+            BadAudio: it cannot be used; the message says why.
+        """
+        samples, info = audio_check.load(file)
+        parts = windows(samples, self._classes[-1])
+        recording = Recording(file, info.duration_s, len(parts))
+        for part in parts:
+            length = next(size for size in self._classes if len(part) <= size)
+            self._waiting[length].append((recording, part))
+            if len(self._waiting[length]) == BATCH:
+                self._score(length)
+        return recording
+
+    def finish(self) -> None:
+        """Scores what still waits for its batch to fill."""
+        for length, waiting in self._waiting.items():
+            if waiting:
+                self._score(length)
+
+    def _score(self, length: int) -> None:
+        waiting, self._waiting[length] = self._waiting[length], []
+        # One shape a class: a batch that is not full is padded to the one before, else it is as small as can be.
+        size = 1 << (len(waiting) - 1).bit_length()
+        rows = self._sizes.get(length) or -(-size // self._parts) * self._parts
+        waveform, num_samples = np.zeros((rows, length), np.int16), np.full(rows, length, np.int32)
+        for row, (_, samples) in enumerate(waiting):
+            waveform[row, : len(samples)], num_samples[row] = samples, len(samples)
+        begin = time.perf_counter()
+        batch = device.to_device({"waveform": waveform, "num_samples": num_samples}, self._checkpoint.mesh)
+        found = np.asarray(self._scorer(self._checkpoint.params, batch), np.float64)
+        if length not in self._sizes:
+            self.compile_seconds += time.perf_counter() - begin
+            self._sizes[length] = rows
+        for (recording, _), probabilities in zip(waiting, found, strict=False):
+            recording.probabilities.append(probabilities)
+
+
+def answers(predictor: Predictor, files: Sequence[str]) -> Iterator[Recording | tuple[str, str]]:
+    """For each file in order, as soon as it and those before are done: its recording, or (file, what is wrong)."""
+    queue: list[Recording | tuple[str, str]] = []
+    for file in files:
+        try:
+            queue.append(predictor.add(file))
+        except audio_check.BadAudio as error:
+            queue.append((file, str(error)))
+        while queue and (isinstance(queue[0], tuple) or queue[0].answer is not None):
+            yield queue.pop(0)
+    predictor.finish()
+    yield from queue
+
+
+def _for_files(trained: ConfigDict) -> ConfigDict:
+    """The config of a checkpoint that hears files: all devices, no kept features, nothing to be downloaded."""
+    out = trained.copy_and_resolve_references()
+    out.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})
+    out.data.feature_cache = ""
+    return out
+
+
+def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, languages: str) -> int:
+    """Prints the answers; returns how many files have none. Empty `labels` and `languages`: as the run was scored.
+
+    Raises:
+        ConfigError: the labels or languages cannot be.
+    """
+    begin = time.perf_counter()
+    with config_lib.blame("labels"):
+        names = tuple(labels.split(",")) if labels else emotions.label_space(checkpoint.config.evaluate.label_space)
+    wanted = tuple(name.strip() for name in languages.split(",") if name.strip())
+    if unknown := set(wanted) - set(prompts.prompt_languages()):
+        raise config_lib.ConfigError(
+            f"--language={languages}: no prompts in {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(prompts.prompt_languages())}. The language of the speech need not be told"
+        )
+    scorer = checkpoint.stage.scorer(names, languages=wanted, mesh=checkpoint.mesh)
+    names = [name.strip() for name in names]
+    predictor = Predictor(checkpoint, scorer)
+    failed, seconds = 0, 0.0
+    for found in answers(predictor, files):
+        if isinstance(found, tuple):
+            failed += 1
+            print(f"error: {found[0]}: {found[1]}", file=sys.stderr, flush=True)
+            continue
+        seconds += found.seconds
+        line = {
+            "file": found.file,
+            "label": names[int(found.answer.argmax())],
+            "probabilities": {name: round(float(p), 6) for name, p in zip(names, found.answer, strict=True)},
+            "seconds": round(found.seconds, 3),
+            "windows": found.windows,
+            "stage": checkpoint.config.stage,
+            "checkpoint": str(checkpoint.run),
+        }
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+    _say_how_fast(len(files) - failed, failed, seconds, time.perf_counter() - begin, predictor.compile_seconds)
+    return failed
+
+
+def _say_how_fast(answered: int, failed: int, seconds: float, took: float, first: float) -> None:
+    rest = f", {failed} without an answer" if failed else ""
+    steady = took - first
+    speed = f"; {seconds / took:.1f} s of audio a second" if answered else ""
+    print(
+        f"{answered} files answered{rest}: {seconds:.1f} s of audio in {took:.1f} s{speed}. "
+        f"Compiling and first batches took {first:.1f} s of that, the rest {steady:.1f} s.",
+        file=sys.stderr,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; the exit code: 0, 1 where a file has no answer, 2 where nothing could be asked at all."""
+    parser = argparse.ArgumentParser(
+        "python -m mser_jax.predict", description=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--checkpoint", required=True, help="the workdir of a training run, stage 1 or 2")
+    parser.add_argument("--step", type=int, default=-1, help="of the checkpoint; default: the newest")
+    parser.add_argument(
+        "--labels", default="", help="any words, comma-separated; default: those the run was scored with"
+    )
+    parser.add_argument("--language", default="", help="languages of the prompts, comma-separated; not of the speech")
+    options = parser.parse_args(argv)
+    logging.get_absl_handler().addFilter(lambda record: record.levelno >= std_logging.WARNING)
+    try:
+        checkpoint = evaluate.open_checkpoint(options.checkpoint, options.step, _for_files)
+        with jax.set_mesh(checkpoint.mesh):
+            return int(predict(checkpoint, options.files, options.labels, options.language) > 0)
+    except (config_lib.ConfigError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""What scoring has in common in both stages: labels, a pass over a table, calibration, and results.json."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from mser_jax import config as config_lib
+from mser_jax.corpora import emotions
+from mser_jax.data import device, sources
+from mser_jax.evaluation import calibration, metrics, plots, report, rows
+from mser_jax.evaluation import incongruence as incongruence_lib
+from mser_jax.stages import frozen_features, towers
+from mser_jax.stages.base import Params
+from mser_jax.stages.speech_data import SpeechData
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels without blanks around them.
+
+    Raises:
+        ConfigError: fewer than two, an empty one, or one twice.
+    """
+    found = tuple(label.strip() for label in labels)
+    if len(found) < 2 or not all(found) or len(set(found)) != len(found):
+        raise config_lib.ConfigError(f"labels {list(labels)}: expected at least two, none empty, each once")
+    return found
+
+
+def canonical_labels(labels: Sequence[str]) -> dict[str, str]:
+    """{label: the canonical emotion that it is a spelling of ("Wut": angry), else the label itself}.
+
+    A label that names another state ("furious"), or is a second spelling of one emotion, stays what it is.
+    """
+    spelled = {label: emotion for label in labels for emotion, merge in (emotions.canonical(label),) if merge is None}
+    shared = collections.Counter(spelled.values())
+    return {label: spelled[label] if spelled.get(label) and shared[spelled[label]] == 1 else label for label in labels}
+
+
+class OnceFor:
+    """`function(params)`, computed when parameters are new and remembered until others come."""
+
+    def __init__(self, function: Callable[[Params], Any]) -> None:
+        self._function = function
+        self._params: Params | None = None
+        self._value: Any = None
+
+    def __call__(self, params: Params) -> Any:
+        """The value for `params`, which are told apart by identity."""
+        if params is not self._params:
+            self._value, self._params = self._function(params), params
+        return self._value
+
+
+def over_table(
+    function: Callable[[Params, dict[str, jax.Array]], jax.Array],
+    params: Params,
+    data: SpeechData,
+    table: sources.MixtureTable,
+    mesh: Mesh,
+    what: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`function(params, batch)` [B, …] of every utterance of `table` that could be read.
+
+    Returns:
+        Values [n, …] and their rows in `table` int [n]. `function` gives arrays that are whole on every device; `what`
+        names it on the progress bar.
+    """
+    parts: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    wanted = ("record", "valid", *frozen_features.INPUTS)
+    whole = NamedSharding(mesh, P())
+    with data.evaluation_batches(table, mesh) as batches:
+        for host in tqdm(batches, total=len(batches), desc=what, unit="batch", disable=None, leave=False):
+            batch = device.to_device({key: value for key, value in host.items() if key in wanted}, mesh)
+            record = jax.device_put(jnp.where(batch["valid"], batch["record"], -1), whole)
+            record = np.asarray(jax.device_get(record))
+            parts.append(np.asarray(function(params, batch))[record >= 0])
+            places.append(record[record >= 0])
+    return np.concatenate(parts), np.concatenate(places)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A temperature and where it comes from. `facts`: JSON of the dev utterances; None: nothing was fitted."""
+
+    temperature: float = 1.0
+    facts: Mapping[str, Any] | None = None
+
+
+class Evaluation:
+    """Which utterances are scored, which only calibrate, and how the figures of a checkpoint are written."""
+
+    def __init__(self, config: ConfigDict, data: SpeechData) -> None:
+        """Raises ConfigError for a label space that is none."""
+        self._config, self._data = config, data
+        with config_lib.blame("evaluate"):
+            self.labels = emotions.label_space(config.evaluate.label_space)
+
+    @functools.cached_property
+    def table(self) -> sources.MixtureTable:
+        """What is scored."""
+        return self._data.evaluation_table()
+
+    @functools.cached_property
+    def dev_table(self) -> sources.MixtureTable | None:
+        """At most `evaluate.dev_utterances` of `evaluate.dev_split`, none of them scored, to fit a temperature on.
+
+        They lie evenly over the split's records, so over its languages, speakers and emotions. Of languages that are
+        scored there are only speakers that are not. None where that leaves nothing, or nothing is asked for.
+        """
+        options, whole = self._config.evaluate, self._data.whole_table()
+        if not options.dev_utterances:
+            return None
+        scored = set(zip(self.table["source"], self.table["position"], strict=True))
+        speakers = set(zip(self.table["primary"], self.table["speaker"], strict=True))
+        splits = [name.strip() for name in options.dev_split.split(",")]
+        columns = (whole[name] for name in ("source", "position", "primary", "speaker", "split", "emotion"))
+        free = [
+            row
+            for row, (source, position, language, speaker, split, emotion) in enumerate(zip(*columns, strict=True))
+            if (source, position) not in scored and (language, speaker) not in speakers
+            and split in ("", *splits) and emotion in self.labels
+        ]  # fmt: skip
+        if not free:
+            logging.warning(
+                "No temperature is fitted: of evaluate.dev_split=%r nothing is left that is not scored",
+                options.dev_split,
+            )
+            return None
+        count = min(len(free), options.dev_utterances)
+        chosen = np.array(free)[np.linspace(0, len(free) - 1, count).round().astype(int)]
+        return dataclasses.replace(whole, columns={name: values[chosen] for name, values in whole.columns.items()})
+
+    def references(self, table: sources.MixtureTable, kept: np.ndarray) -> np.ndarray:
+        """Index in `labels` of the emotion of the rows `kept` of `table`; -1 outside."""
+        ids = {label: i for i, label in enumerate(self.labels)}
+        return np.array([ids.get(emotion, -1) for emotion in table["emotion"][kept]], int)
+
+    def calibrate(self, probabilities: np.ndarray, kept: np.ndarray) -> Calibration:
+        """The temperature for probabilities [n, labels] of the rows `kept` [n] of `dev_table`."""
+        table, references = self.dev_table, self.references(self.dev_table, kept)
+        trained = self._data.metadata()["trained_on"]
+        pairs = set(zip(table["corpus"], table["language"], strict=True))
+        facts = {
+            "split": self._config.evaluate.dev_split,
+            "n": len(kept),
+            "speakers": len(set(table["speaker"][kept])),
+            "languages": sorted(set(table["language"][kept])),
+            # Seen in training, they are answered with more confidence than new ones; unseen, labels were looked at.
+            "protocols": sorted({rows.protocol(corpus, language, trained) for corpus, language in pairs}),
+        }
+        return Calibration(calibration.fit_temperature(probabilities, references), facts)
+
+    def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
+        """rows.COLUMNS of the rows `kept` of `table`."""
+        return {name: self.table[name][kept] for name in rows.COLUMNS}
+
+    def rows(self, probabilities: np.ndarray, kept: np.ndarray) -> list[rows.Row]:
+        """Rows of results.json of probabilities [n, labels] of the rows `kept` of `table`."""
+        return rows.make_rows(
+            probabilities, self.columns(kept), self.labels,
+            trained_on=self._data.metadata()["trained_on"], resamples=self._config.evaluate.bootstrap_samples,
+        )  # fmt: skip
+
+    def results(
+        self,
+        found: Sequence[rows.Row],
+        probabilities: np.ndarray,
+        kept: np.ndarray,
+        *,
+        run: epath.Path,
+        step: int,
+        scoring: str,
+        calibrated: Calibration | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The content of results.json.
+
+        Args:
+            found: its rows.
+            probabilities: [n, labels] of the rows `kept` of `table`, before the temperature; rows of 0: no answer.
+            kept: see `probabilities`.
+            run, step, scoring: see report.build.
+            calibrated: what the temperature is; None where probabilities are not meant as such (generation).
+            facts: further JSON on the calibration.
+        """
+        words = [incongruence_lib.content_emotion(name) for name in self.table["id"][kept]]
+        answers = np.where(probabilities.any(-1), probabilities.argmax(-1), -1)
+        of_voice = self.columns(kept)
+        written = None
+        if calibrated and calibrated.facts:
+            ece = {when: metrics.expected_calibration_error(*pair) for when, pair in
+                   self._before_and_after(probabilities, kept, calibrated).items()}  # fmt: skip
+            written = {
+                "temperature": calibrated.temperature,
+                "dev": dict(calibrated.facts),
+                "ece": ece,
+                **(facts or {}),
+            }
+        return report.build(
+            stage=self._config.stage, checkpoint=str(run), step=step, label_space=self.labels, scoring=scoring,
+            trained_on=self._data.metadata()["trained_on"], merges=self._merges(kept), rows=found,
+            pretrained=towers.initialised_from(self._config), calibration=written,
+            incongruence=incongruence_lib.incongruence(
+                answers, of_voice["emotion"], words, of_voice["language"], self.labels
+            ),
+        )  # fmt: skip
+
+    def write(
+        self,
+        results: Mapping[str, Any],
+        folder: epath.Path,
+        probabilities: np.ndarray,
+        kept: np.ndarray,
+        calibrated: Calibration | None = None,
+    ) -> list[epath.Path]:
+        """Logs the table; results.json, the confusion matrices and the reliability diagram lie below `folder`."""
+        logging.info("\n%s", report.format_table(results))
+        written = [report.write(results, folder)]
+        if any(row["n"] for row in results["rows"]):
+            written.append(plots.save_confusions(results["rows"], self.labels, folder / "confusion.png"))
+        if "calibration" in results:
+            titles = {"before": "as it is", "after": f"temperature {calibrated.temperature:.2f}"}
+            pairs = self._before_and_after(probabilities, kept, calibrated)
+            diagrams = {
+                f"{titles[when]}, ECE {results['calibration']['ece'][when]:.3f}": metrics.reliability(*pair)
+                for when, pair in pairs.items()
+            }
+            written.append(plots.save_reliability(diagrams, folder / "reliability.png"))
+        return written
+
+    def _before_and_after(
+        self, probabilities: np.ndarray, kept: np.ndarray, calibrated: Calibration
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(probabilities, references) of all utterances within the label space, of all languages together."""
+        references = self.references(self.table, kept)
+        inside = references >= 0
+        after = calibration.tempered(probabilities, calibrated.temperature)
+        return {
+            when: (p[inside], references[inside]) for when, p in (("before", probabilities), ("after", after))
+        }  # fmt: skip
+
+    def _merges(self, kept: np.ndarray) -> dict[str, int]:
+        """{"excited→happy": count} over the utterances whose label was folded into a canonical one."""
+        natives = collections.Counter(self.table["emotion_native"][kept].tolist())
+        counts: collections.Counter[str] = collections.Counter()
+        for native, count in natives.items():
+            merge = emotions.canonical(native)[1]
+            if merge:
+                counts[merge] += count
+        return dict(counts)
+
+
+def summary(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Scalars of results.json for the metric writers."""
+    macros: Sequence[tuple[str, dict[str, Any]]] = [
+        ("", results["macro"]),
+        *((f"adapt_{name}/", macro) for name, macro in results["macro"]["adapt"].items()),
+    ]
+    for prefix, macro in macros:
+        for group in ("zero_shot", "all"):
+            if macro[group]["rows"]:
+                yield f"{prefix}{group}/ua", macro[group]["ua"]
+                yield f"{prefix}{group}/macro_f1", macro[group]["macro_f1"]
+    for row in results["rows"]:
+        if row["adapt"] == "none" and row["n"]:
+            yield f"ua/{row['corpus']}/{row['language']}", row["ua"]
+    for when, value in results.get("calibration", {}).get("ece", {}).items():
+        yield f"ece/{when}", value
+    for kind, found in results.get("incongruence", {}).items():
+        for name in ("by_voice", "by_words"):
+            yield f"incongruence/{kind}/{name}", found["all"][name]
