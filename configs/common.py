@@ -64,6 +64,11 @@ def evaluation() -> dict:
         # Utterances that fit the temperature of the probabilities; never any that are scored. 0: none is fitted.
         "dev_split": "train",
         "dev_utterances": 256,
+        # Of an LLM (stage 2): questions a language, what is said where nobody speaks ("none" or "content_free" is
+        # subtracted), and how written answers are read (exact, levenshtein; '' is not at all).
+        "paraphrases": 1,
+        "prior": "content_free",
+        "extractors": "exact,levenshtein",
         "batch_size": 64,
         "bootstrap_samples": 1000,
     }

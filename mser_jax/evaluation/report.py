@@ -261,9 +261,10 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
     if answers := sum(row.get("unparseable", 0) for row in results["rows"] if row["adapt"] == "none"):
         yield f"answers that name no label, counted as wrong: {answers}"
     if calibration := results.get("calibration"):
-        before, after = (_figure(calibration["ece"][when]) for when in ("before", "after"))
-        fitted = f"temperature {calibration['temperature']:.2f}, fitted on {calibration['dev']['n']} utterances"
-        yield f"ECE {before}, calibrated {after} ({fitted})"
+        yield f"ECE as it is {_figure(calibration['ece']['before'])}"
+        if dev := calibration["dev"]:
+            after, temperature = _figure(calibration["ece"]["after"]), calibration["temperature"]
+            yield f"ECE {after} at temperature {temperature:.2f}, fitted on {dev['n']} others"
     if "incongruence" in results:
         yield format_incongruence(results["incongruence"])
     for title, counts in (("left out (outside the label space)", "left_out"), ("merged", "merges")):

@@ -202,15 +202,12 @@ class Evaluation:
         answers = np.where(probabilities.any(-1), probabilities.argmax(-1), -1)
         of_voice = self.columns(kept)
         written = None
-        if calibrated and calibrated.facts:
-            ece = {when: metrics.expected_calibration_error(*pair) for when, pair in
-                   self._before_and_after(probabilities, kept, calibrated).items()}  # fmt: skip
-            written = {
-                "temperature": calibrated.temperature,
-                "dev": dict(calibrated.facts),
-                "ece": ece,
-                **(facts or {}),
+        if calibrated and (calibrated.facts or facts):
+            ece = {
+                when: metrics.expected_calibration_error(*pair)
+                for when, pair in self._before_and_after(probabilities, kept, calibrated).items()
             }
+            written = {"temperature": calibrated.temperature, "dev": calibrated.facts, "ece": ece, **(facts or {})}
         return report.build(
             stage=self._config.stage, checkpoint=str(run), step=step, label_space=self.labels, scoring=scoring,
             trained_on=self._data.metadata()["trained_on"], merges=self._merges(kept), rows=found,
@@ -249,10 +246,10 @@ class Evaluation:
         """(probabilities, references) of all utterances within the label space, of all languages together."""
         references = self.references(self.table, kept)
         inside = references >= 0
-        after = calibration.tempered(probabilities, calibrated.temperature)
-        return {
-            when: (p[inside], references[inside]) for when, p in (("before", probabilities), ("after", after))
-        }  # fmt: skip
+        found = {"before": probabilities}
+        if calibrated.facts:
+            found["after"] = calibration.tempered(probabilities, calibrated.temperature)
+        return {when: (p[inside], references[inside]) for when, p in found.items()}
 
     def _merges(self, kept: np.ndarray) -> dict[str, int]:
         """{"excited→happy": count} over the utterances whose label was folded into a canonical one."""

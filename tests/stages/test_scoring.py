@@ -1,0 +1,117 @@
+"""What is scored and what calibrates never meet; the temperature comes from the latter and reaches the figures."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from scipy.special import softmax
+
+from mser_jax import config as config_lib
+from mser_jax import stages
+from mser_jax.evaluation import calibration, incongruence
+from mser_jax.stages import scoring
+
+
+@pytest.fixture(scope="module")
+def evaluate(tiny):
+    """evaluate(**overrides of config.evaluate) -> Evaluation over two conflicting and four plain sentences."""
+    corpus = tiny().data.corpora.replace("emotional_sentences=0", "emotional_sentences=2")
+    made = {}
+
+    def make(**overrides):
+        key = tuple(sorted(overrides.items()))
+        if key not in made:
+            changed = {f"evaluate.{name}": value for name, value in overrides.items()}
+            config = tiny(**{"data.corpora": corpus, **changed})
+            made[key] = scoring.Evaluation(config, stages.make(config)._data)
+        return made[key]
+
+    return make
+
+
+def ids(table):
+    return set(table["id"])
+
+
+def test_dev_utterances_are_never_scored(evaluate):
+    found = evaluate(dev_utterances=100)
+    assert len(found.dev_table) == 100 and not ids(found.dev_table) & ids(found.table)
+    assert set(found.dev_table["split"]) == {"train"} and set(found.dev_table["language"]) == {"en", "de"}
+    assert len(set(found.dev_table["speaker"])) == 3 and set(found.dev_table["emotion"]) == set(found.labels)
+    everything = evaluate(dev_utterances=10**6).dev_table
+    assert len(everything) > 100 and not ids(everything) & ids(found.table)
+    # Where a split is scored it cannot calibrate, nor can its speakers in that language.
+    assert evaluate(dev_split="validation").dev_table is None
+    assert ids(evaluate(dev_split="validation", split="test").dev_table) <= ids(found.table)
+    halves = evaluate(dev_split="validation,train", split="train", include_languages="en")
+    assert set(halves.dev_table["language"]) == {"de", "en"}
+    english = halves.dev_table["language"] == "en"
+    assert set(halves.dev_table["speaker"][english]) == {"m5ser_mini:m6"}
+    assert evaluate(dev_utterances=0).dev_table is None
+    assert set(evaluate(label_space="angry,sad").dev_table["emotion"]) == {"angry", "sad"}
+
+
+def sure(references, classes, sharpness, right, rng):
+    """Probabilities that are sure of themselves and right so often."""
+    answers = np.where(rng.random(len(references)) < right, references, rng.integers(0, classes, len(references)))
+    return softmax(sharpness * np.eye(classes)[answers] + rng.normal(size=(len(references), classes)), -1)
+
+
+def test_overconfidence_is_mended_and_written(evaluate, tmp_path):
+    rng = np.random.default_rng(1)
+    found = evaluate(dev_utterances=10**6)
+    kept, dev_kept = np.arange(len(found.table)), np.arange(len(found.dev_table))
+    p = sure(found.references(found.table, kept), 6, 8.0, 0.5, rng)
+    dev = sure(found.references(found.dev_table, dev_kept), 6, 8.0, 0.5, rng)
+    calibrated = found.calibrate(dev, dev_kept)
+    assert calibrated.temperature == calibration.fit_temperature(dev, found.references(found.dev_table, dev_kept)) > 1.5
+    assert calibrated.facts["protocols"] == ["in_corpus"] and calibrated.facts["n"] == len(dev_kept)
+    tempered = calibration.tempered(p, calibrated.temperature)
+    facts = {"run": tmp_path, "step": 3, "scoring": "label_likelihood"}
+    results = found.results(found.rows(tempered, kept), p, kept, calibrated=calibrated, facts={"x": 1}, **facts)
+    before, after = (results["calibration"]["ece"][when] for when in ("before", "after"))
+    assert after < before - 0.1 and results["calibration"]["x"] == 1
+    assert [row["ua"] for row in results["rows"]] == [row["ua"] for row in found.rows(p, kept)]
+    words = [incongruence.content_emotion(name) for name in found.table["id"]]
+    conflict = [w not in ("neutral", e) for w, e in zip(words, found.table["emotion"], strict=True)]
+    assert results["incongruence"]["conflicting_words"]["all"]["n"] == sum(conflict) > 50
+    values = dict(scoring.summary(results))
+    assert values["ece/after"] == after and "incongruence/neutral_words/by_voice" in values
+    paths = found.write(results, tmp_path / "out", p, kept, calibrated)
+    assert {path.name for path in paths} == {"results.json", "confusion.png", "reliability.png"}
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["calibration"]["temperature"] > 1
+    assert min(imread(tmp_path / "out" / "reliability.png").shape[:2]) > 300
+
+
+def test_answers_without_confidence_have_no_calibration_error(evaluate, tmp_path):
+    found = evaluate(dev_utterances=100)
+    kept = np.arange(len(found.table))
+    chosen = np.eye(6)[found.references(found.table, kept)]
+    chosen[::4] = 0
+    rows = [{**row, "ece": None} for row in found.rows(chosen, kept)]
+    results = found.results(rows, chosen, kept, run=tmp_path, step=3, scoring="generation:exact")
+    assert sum(row["unparseable"] for row in results["rows"]) == len(kept[::4])
+    assert results["macro"]["all"]["wa"] == pytest.approx(0.75, abs=0.02) and results["macro"]["all"]["ece"] is None
+    assert "calibration" not in results
+    for kind in incongruence.KINDS:
+        assert results["incongruence"][kind]["all"]["by_words"] == 0
+    assert len(found.write(results, tmp_path, chosen, kept)) == 2
+
+
+def test_labels():
+    spelled = scoring.canonical_labels(["Wut", "furious", "joy", "happy", "bored", "traurig"])
+    assert spelled == {
+        "Wut": "angry", "furious": "furious", "joy": "joy", "happy": "happy", "bored": "bored", "traurig": "sad"
+    }  # fmt: skip
+    assert scoring.check_labels([" a", "b "]) == ("a", "b")
+    for wrong in (["a"], ["a", ""], ["a", "a "]):
+        with pytest.raises(config_lib.ConfigError, match="at least two"):
+            scoring.check_labels(wrong)
+
+
+def test_once_for_the_same_parameters():
+    calls = []
+    once = scoring.OnceFor(lambda params: calls.append(params) or len(calls))
+    first, second = {"a": 1}, {"a": 1}
+    assert [once(first), once(first), once(second), once(second), once(first)] == [1, 1, 2, 2, 3]
