@@ -43,8 +43,9 @@ def base() -> ConfigDict:
         }
     )
     # Budgets anywhere: '300 steps', '1e6 examples', '20 epochs', '100 hours' (of audio); '' is never.
-    config.train = ConfigDict({"budget": "", "batch_size": 48, "max_skipped": 10})
-    config.checkpointing = ConfigDict({"every": "200 steps", "keep_latest": 2, "keep_every": ""})
+    config.train = ConfigDict({"budget": "", "batch_size": 48, "accumulate": 1, "max_skipped": 10})
+    # content: "all", or "trainable" (adapters, mostly): what is frozen is then made again from where it came.
+    config.checkpointing = ConfigDict({"every": "200 steps", "keep_latest": 2, "keep_every": "", "content": "all"})
     config.telemetry = ConfigDict({"log_every": 20})
     return config
 

@@ -1,8 +1,9 @@
 """Checkpoints: the only file that imports Orbax.
 
 A checkpoint of a step holds two items, `params` (flat {path: array}, all that evaluation reads) and `training` (step,
-moments, rng), and JSON metadata: the config, package versions and what the stage wants remembered. A directory without
-Orbax's `commit_success.txt` is an interrupted save and is ignored.
+moments, rng), and JSON metadata: the config, package versions and what the stage wants remembered. With content
+"trainable", `params` lacks the frozen leaves; the metadata then has their fingerprint as `frozen`, and whoever restores
+brings them along. A directory without Orbax's `commit_success.txt` is an interrupted save and is ignored.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.metadata
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,8 +20,11 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from mser_jax.parallel import sharding
-from mser_jax.state import TrainState
+from mser_jax.state import Flat, TrainState, fingerprint
 
+CONTENTS = ("all", "trainable")
+# Makes the leaves of these shapes and shardings as they were when the run began.
+Frozen = Callable[[dict[str, jax.ShapeDtypeStruct]], Flat]
 PACKAGES = ("mser_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -63,7 +68,7 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {sharding.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState, params: dict[str, Any]) -> dict[str, Any]:
     # The key is stored as plain uint32: typed keys differ between jax versions, their data does not.
     rng = state.rng
     if isinstance(rng, jax.ShapeDtypeStruct):
@@ -71,7 +76,7 @@ def _items(state: TrainState) -> dict[str, Any]:
     else:
         rng = jax.random.key_data(rng)
     return {
-        "params": state.params,
+        "params": params,
         "training": {"step": state.step, "optimizer": state.optimizer, "rng": rng},
     }
 
@@ -79,8 +84,14 @@ def _items(state: TrainState) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one run, below `directory` (local or gs://), one folder a step."""
 
-    def __init__(self, directory: epath.PathLike, *, keep_latest: int = 2, keep_every: int = 0) -> None:
-        """Keeps the `keep_latest` newest checkpoints, and every `keep_every`-th step for good (0 = none)."""
+    def __init__(
+        self, directory: epath.PathLike, *, keep_latest: int = 2, keep_every: int = 0, content: str = "all"
+    ) -> None:
+        """Keeps the `keep_latest` newest checkpoints, and every `keep_every`-th step for good (0 = none).
+
+        `content`, one of CONTENTS, is what `save` writes; what is read may be of either kind.
+        """
+        self._content, self._frozen = content, ""
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_latest)]
         if keep_every:
@@ -107,7 +118,13 @@ class Checkpoints:
         # Orbax skips a save while another one runs; nobody wants a skipped one.
         self.wait()
         metadata = {**metadata, "versions": versions()}
-        self._orbax.save_checkpointables_async(step, _items(state), force=True, custom_metadata=metadata)
+        params = state.params
+        if self._content == "trainable":
+            params = state.trainable
+            # What is frozen never changes.
+            self._frozen = self._frozen or fingerprint(state.frozen)
+            metadata["frozen"] = self._frozen
+        self._orbax.save_checkpointables_async(step, _items(state, params), force=True, custom_metadata=metadata)
 
     def wait(self) -> None:
         """Returns when no save is under way.
@@ -122,16 +139,19 @@ class Checkpoints:
                 f"Saving below {self.directory} failed: {error}. Earlier checkpoints are intact."
             ) from error
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
+    def restore(self, abstract: TrainState, step: int | None = None, frozen: Frozen | None = None) -> TrainState:
         """The state at `step` (default: newest) in the shapes, dtypes and shardings of `abstract`, on its mesh.
 
+        `frozen` is called for the leaves that an adapters-only checkpoint lacks.
+
         Raises:
-            CheckpointMismatch: lists every leaf that does not fit.
+            CheckpointMismatch: lists every leaf that does not fit, or what is frozen is not what it was.
             CheckpointError: nothing there, or it cannot be read.
         """
         step = self._resolve(step)
-        items = self._load(step, _items(abstract))
-        training, params = items["training"], items["params"]
+        saved, lacking = self._split(abstract.params, step)
+        items = self._load(step, _items(abstract, saved))
+        training, params = items["training"], items["params"] | self._made(lacking, step, frozen)
         return dataclasses.replace(
             abstract,
             step=training["step"],
@@ -142,10 +162,47 @@ class Checkpoints:
         )
 
     def restore_params(
-        self, abstract: dict[str, jax.ShapeDtypeStruct], step: int | None = None
-    ) -> dict[str, jax.Array]:
-        """Only the parameters, likewise."""
-        return self._load(self._resolve(step), {"params": abstract})["params"]
+        self,
+        abstract: dict[str, jax.ShapeDtypeStruct],
+        step: int | None = None,
+        frozen: Frozen | None = None,
+        *,
+        partial: bool = False,
+    ) -> Flat:
+        """Only the parameters, likewise; with `partial`, `abstract` may lack some that were saved."""
+        step = self._resolve(step)
+        if partial:
+            options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
+            with ocp.Context(pytree_options=options):
+                return self._load(step, {"params": abstract}, partial=True)["params"]
+        saved, lacking = self._split(abstract, step)
+        return self._load(step, {"params": saved})["params"] | self._made(lacking, step, frozen)
+
+    def _split(self, abstract: dict[str, Any], step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of the parameters `abstract`: those that are saved, or should be, and those that are left out on purpose."""
+        there = self.shapes(step) if "frozen" in self.metadata(step) else abstract
+        return tuple(
+            {path: leaf for path, leaf in abstract.items() if (path in there) == inside} for inside in (True, False)
+        )
+
+    def _made(self, lacking: dict[str, Any], step: int, frozen: Frozen | None) -> Flat:
+        """The frozen leaves of an adapters-only checkpoint, held against its fingerprint."""
+        if not lacking:
+            return {}
+        if frozen is None:
+            raise CheckpointError(
+                f"{self.directory / str(step)} holds only what was trained; {len(lacking)} frozen leaves are not in it"
+            )
+        made = frozen(lacking)
+        told, found = self.metadata(step)["frozen"], fingerprint(made)
+        if told != found:
+            raise CheckpointMismatch(
+                f"{self.directory / str(step)} was trained on other frozen parameters (fingerprint {told}) than those "
+                f"that init, init_from and seed give now ({found}, {len(lacking)} leaves, the first: "
+                f"{', '.join(sorted(lacking)[:3])}). It fits only what it was trained on: name those directories as "
+                "they were then"
+            )
+        return made
 
     def shapes(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """{path: shape and dtype} of all parameters that were saved, to be restored without their model."""
@@ -175,7 +232,7 @@ class Checkpoints:
         except Exception as error:
             raise CheckpointError(self._broken(step, error)) from error
 
-    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    def _load(self, step: int, abstract: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
         saved = self._read(step).metadata
         # Orbax logs what it cannot read and goes on with None.
         gone = [name for name in abstract if saved.get(name) is None]
@@ -183,7 +240,11 @@ class Checkpoints:
             raise CheckpointError(
                 self._broken(step, OSError(f"{', '.join(gone)} missing or damaged, see the log above"))
             )
-        lines = [line for name in abstract for line in difference(_flat(abstract[name]), _flat(saved[name]))]
+        pairs = {name: (_flat(abstract[name]), _flat(saved[name])) for name in abstract}
+        if partial:
+            pairs = {name: (ours, {path: theirs[path] for path in ours if path in theirs})
+                     for name, (ours, theirs) in pairs.items()}  # fmt: skip
+        lines = [line for ours, theirs in pairs.values() for line in difference(ours, theirs)]
         if lines:
             raise CheckpointMismatch(
                 f"{self.directory / str(step)} does not fit this model ({len(lines)} leaves):\n  " + "\n  ".join(lines)

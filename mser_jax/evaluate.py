@@ -56,13 +56,13 @@ def open_checkpoint(run: str, step: int, change: Callable[[ConfigDict], ConfigDi
         mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
     with jax.set_mesh(mesh):
         stage = stages.make(config, metadata)
-        abstract = state.define(stage.build).abstract
-        shardings = sharding.infer_shardings(abstract, mesh)
-        abstract = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-            for path, leaf in abstract.items()
-        }
-        params = checkpoints.restore_params(abstract, number)
+        definition = state.define(stage.build)
+        abstract = sharding.placed(definition.abstract, mesh)
+
+        def frozen(wanted: dict[str, jax.ShapeDtypeStruct]) -> state.Flat:
+            return state.initial(definition, config.seed, wanted, stage.pretrained(abstract))
+
+        params = checkpoints.restore_params(abstract, number, frozen)
     return Checkpoint(config, stage, params, mesh, number, source)
 
 

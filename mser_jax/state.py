@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -79,6 +81,54 @@ def initial_params(definition: ModelDefinition, rng: jax.Array) -> Flat:
     return {"/".join(map(str, path)): value.get_value() for path, value in nnx.to_flat_state(state)}
 
 
+def initial(
+    definition: ModelDefinition, seed: int, wanted: Mapping[str, jax.ShapeDtypeStruct], given: Mapping[str, jax.Array]
+) -> Flat:
+    """The parameters `wanted` {path: with its sharding} as they are at step 0: those in `given`, else drawn."""
+
+    def draw(given: Mapping[str, jax.Array]) -> Flat:
+        params = initial_params(definition, _keys(seed)[0]) | dict(given)
+        return {path: params[path] for path in wanted}
+
+    where = {path: leaf.sharding for path, leaf in wanted.items()}
+    return jax.jit(draw, out_shardings=where)({path: given[path] for path in wanted if path in given})
+
+
+def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """The keys of the parameters and of the steps."""
+    params_key, step_key = jax.random.split(jax.random.key(seed))
+    return params_key, step_key
+
+
+def fingerprint(params: Mapping[str, jax.Array]) -> str:
+    """16 hex digits over paths, shapes, dtypes and every bit of the values; the same on any mesh.
+
+    Sums of mixed bits, made where the arrays are: nothing is moved, and each value is read once.
+    """
+    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_checksum, tree))(dict(params)))
+    digest = hashlib.sha256()
+    for path in sorted(params):
+        leaf = params[path]
+        digest.update(f"{path} {leaf.dtype} {leaf.shape} {np.asarray(sums[path]).tolist()};".encode())
+    return digest.hexdigest()[:16]
+
+
+def _checksum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two sums modulo 2³² of the bits of x [...], each mixed with where it stands."""
+
+    def mixed(y: jax.Array) -> jax.Array:  # the finaliser of MurmurHash3
+        y = (y ^ (y >> 16)) * jnp.uint32(0x85EBCA6B)
+        y = (y ^ (y >> 13)) * jnp.uint32(0xC2B2AE35)
+        return y ^ (y >> 16)
+
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
+    place = jnp.zeros_like(bits)
+    for axis, size in enumerate(x.shape):
+        index = jnp.arange(size, dtype=jnp.uint32).reshape(size, *(1,) * (x.ndim - axis - 1))
+        place = mixed(place + jnp.uint32(0x9E3779B9) + index)
+    return tuple(mixed(bits ^ mixed(place + jnp.uint32(salt))).sum(dtype=jnp.uint32) for salt in (1, 2))
+
+
 def initializer(
     definition: ModelDefinition, tx: optax.GradientTransformation, multipliers: Mapping[str, float], seed: int
 ) -> Callable[..., TrainState]:
@@ -88,7 +138,7 @@ def initializer(
     """
 
     def init(given: Mapping[str, jax.Array] | None = None) -> TrainState:
-        params_key, step_key = jax.random.split(jax.random.key(seed))
+        params_key, step_key = _keys(seed)
         params = initial_params(definition, params_key) | dict(given or {})
         trainable = {path: value for path, value in params.items() if multipliers[path]}
         frozen = {path: value for path, value in params.items() if not multipliers[path]}

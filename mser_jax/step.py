@@ -13,38 +13,79 @@ from flax import nnx
 from mser_jax.state import ModelDefinition, TrainState
 
 Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-# (model, batch, rng) -> (sum of losses, its weight, metrics); the loss is sum / weight.
+Metrics = dict[str, Any]
+Params = dict[str, jax.Array]
+# (model, batch, rng) -> (sum of losses, its weight, metrics); the loss is sum / weight. A metric is a number, or a mean
+# as (sum, weight); over the parts of an accumulated batch all of them are added up.
 LossFn = Callable[[nnx.Module, Batch, jax.Array], tuple[jax.Array, jax.Array, Metrics]]
 
 
 def make_train_step(
-    definition: ModelDefinition, loss_fn: LossFn, tx: optax.GradientTransformation
+    definition: ModelDefinition, loss_fn: LossFn, tx: optax.GradientTransformation, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A pure (state, batch) -> (state, metrics).
 
     When the loss or the gradient norm is not finite, parameters and moments stay as they were, `skipped` is 1 and the
     step still counts, so that the next step sees the next batch.
+
+    `accumulate`: the batch is taken in so many parts, one after the other. Their sums are added up and divided once, so
+    the result is that of the whole batch, for losses that are sums over rows. The batch must divide.
     """
+
+    def sums_and_gradients(
+        trainable: Params, frozen: Params, batch: Batch, rng: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array, Metrics], Params]:
+        def total_loss(trainable: Params) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+            total, weight, metrics = loss_fn(definition.merge({**trainable, **frozen}), batch, rng)
+            return total, (weight, metrics)
+
+        (total, (weight, metrics)), grads = jax.value_and_grad(total_loss, has_aux=True)(trainable)
+        return (total, weight, metrics), grads
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
+        if accumulate == 1:
+            (total, weight, metrics), grads = sums_and_gradients(state.trainable, state.frozen, batch, rng)
+        else:
 
-        def mean_loss(trainable: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
-            total, weight, metrics = loss_fn(definition.merge({**trainable, **state.frozen}), batch, rng)
-            return total / jnp.maximum(weight, 1.0), metrics
+            def add_one(sums: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+                number, rows = part
+                new = sums_and_gradients(state.trainable, state.frozen, rows, jax.random.fold_in(rng, number))
+                return jax.tree.map(jnp.add, sums, new), None
 
-        (loss, metrics), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.trainable)
+            parts = (jnp.arange(accumulate), {name: _parts(x, accumulate) for name, x in batch.items()})
+            shapes = jax.eval_shape(
+                sums_and_gradients, state.trainable, state.frozen, {name: x[0] for name, x in parts[1].items()}, rng
+            )
+            zeros = jax.tree.map(_zeros, shapes)
+            ((total, weight, metrics), grads), _ = jax.lax.scan(add_one, zeros, parts)
+        weight = jnp.maximum(weight, 1.0)
+        loss, grads = total / weight, jax.tree.map(lambda grad: grad / weight, grads)
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, optimizer = tx.update(grads, state.optimizer, state.trainable, finite=finite)
         trainable = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), optax.apply_updates(state.trainable, updates), state.trainable
         )
+        metrics = {name: _mean(value) if isinstance(value, tuple) else value for name, value in metrics.items()}
         metrics = {**metrics, "loss": loss, "grad_norm": grad_norm, "skipped": 1 - finite.astype(jnp.int32)}
         return TrainState(state.step + 1, trainable, state.frozen, optimizer, state.rng), metrics
 
     return train_step
+
+
+def _parts(x: jax.Array, number: int) -> jax.Array:
+    """[B, …] -> [number, B / number, …], each part made of rows of every device."""
+    return jnp.moveaxis(x.reshape(-1, number, *x.shape[1:]), 1, 0)
+
+
+def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)
+
+
+def _mean(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+    total, weight = pair
+    return total / jnp.maximum(weight, 1.0)
 
 
 def jit_signature(abstract: TrainState) -> dict[str, Any]:

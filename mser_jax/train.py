@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax import optim, stages, state, step
-from mser_jax.checkpoint import Checkpoints
+from mser_jax.checkpoint import CONTENTS, Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import preemption, sharding
 from mser_jax.stages.base import Batch, Evaluator, Stage
@@ -42,8 +42,13 @@ class Program:
 def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program:
     """Stage (made here unless given), model, optimiser and jitted step for `config` on `mesh`; allocates nothing."""
     batch_size, parts = config.train.batch_size, sharding.batch_parts(mesh)
-    if batch_size % parts:
-        raise config_lib.ConfigError(f"--config.train.batch_size={batch_size}: data × fsdp = {parts} must divide it")
+    config_lib.at_least(config, "train.accumulate", 1)
+    if batch_size % (parts * config.train.accumulate):
+        raise config_lib.ConfigError(
+            f"--config.train.batch_size={batch_size}: data × fsdp = {parts} must divide it"
+            + (f", times train.accumulate = {config.train.accumulate}" if config.train.accumulate > 1 else "")
+        )
+    config_lib.choice(config, "checkpointing.content", CONTENTS)
     stage = stage or stages.make(config)
     definition = state.define(stage.build)
     size = stage.data_size()
@@ -69,7 +74,9 @@ def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     with config_lib.blame("mesh"):
         sharding.check_sharded(abstract.params, shardings, config.mesh.replicated_limit)
-    train_step = jax.jit(step.make_train_step(definition, stage.loss, tx), **step.jit_signature(abstract))
+    accumulate = config.train.accumulate
+    train_step = step.make_train_step(definition, stage.loss, tx, accumulate)
+    train_step = jax.jit(train_step, **step.jit_signature(abstract))
     return Program(stage, definition, total, init, abstract, train_step)
 
 
@@ -119,6 +126,7 @@ class Loop:
             workdir / "checkpoints",
             keep_latest=config.checkpointing.keep_latest,
             keep_every=config_lib.steps(config.checkpointing.keep_every, batch_size, size),
+            content=config.checkpointing.content,
         )
         self._evaluators: list[Evaluator] = list(self.stage.evaluators(mesh))
         self._writer = MetricWriter(workdir)
@@ -162,10 +170,15 @@ class Loop:
 
     def _restore_or_create(self) -> state.TrainState:
         """Own checkpoint if there is one, else pretrained weights where the config names them, else from scratch."""
+        program, abstract = self.program, self.program.abstract
         if self._checkpoints.latest is None:
-            given = self.stage.pretrained(self.program.abstract.params)
-            return state.create(self.program.init, self.program.abstract, given)
-        restored = self._checkpoints.restore(self.program.abstract)
+            return state.create(program.init, abstract, self.stage.pretrained(abstract.params))
+
+        def frozen(wanted: dict[str, jax.ShapeDtypeStruct]) -> state.Flat:
+            given = self.stage.pretrained(abstract.params)
+            return state.initial(program.definition, self.config.seed, wanted, given)
+
+        restored = self._checkpoints.restore(abstract, frozen=frozen)
         before = config_lib.from_dict(self._checkpoints.metadata()["config"])
         for change in config_lib.changes(before, config_lib.from_dict(self.config.to_dict())):
             logging.warning("The checkpoint was written with another config.%s", change)

@@ -154,6 +154,48 @@ def test_frozen_leaves_have_no_moments_and_do_not_move(run, tmp_path, monkeypatc
     assert not np.array_equal(params["head/kernel"], fresh["head/kernel"])
 
 
+FROZEN = (("^hidden/", 0.0), (".*", 1.0))
+
+
+def adapters_only(run, workdir, stage=None, **sections):
+    """A run whose checkpoints lack the frozen layer."""
+    options = {"optim": {"groups": FROZEN}, "checkpointing": {"content": "trainable"}}
+    return run(workdir, stage, **options, **sections)
+
+
+def test_adapters_only_checkpoints_resume_bit_for_bit(run, tmp_path):
+    adapters_only(run, tmp_path / "whole")
+    checkpoints = Checkpoints(tmp_path / "whole" / "checkpoints")
+    assert set(checkpoints.shapes()) == {"head/kernel", "head/bias"}
+    with pytest.raises(preemption.Preempted):
+        adapters_only(
+            run,
+            tmp_path / "cut",
+            ToyStage(on_batch=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None),
+        )
+    adapters_only(run, tmp_path / "cut")
+    whole, cut = (head_of(tmp_path / name) for name in ("whole", "cut"))
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
+
+
+def head_of(workdir):
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for path, x in checkpoints.shapes().items()}
+    return jax.tree.map(np.asarray, checkpoints.restore_params(shapes))
+
+
+def test_adapters_meet_no_other_base(run, tmp_path):
+    """Another seed draws another frozen layer."""
+    adapters_only(run, tmp_path, train={"budget": "4 steps"})
+    with pytest.raises(CheckpointMismatch, match=r"other frozen parameters.*2 leaves, the first: hidden/bias"):
+        sections = {"optim": {"groups": FROZEN}, "checkpointing": {"content": "trainable"}}
+        monkeypatched = toy_config(**sections)
+        monkeypatched.seed = 1
+        train.run(monkeypatched, str(tmp_path))
+
+
 @pytest.mark.parametrize("mode", ["explicit", "auto"])
 def test_fsdp_trains_as_data_parallelism_does(run, tmp_path, mode):
     run(tmp_path / "data", mesh={"data": 8, "fsdp": 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,6 +102,12 @@ def infer_shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, P | None]]
     if unmatched:
         raise ValueError("No sharding rule matches these parameters:\n  " + "\n  ".join(unmatched))
     return out
+
+
+def placed(shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Flat {path: shape and dtype} with the shardings that `infer_shardings` gives."""
+    where = infer_shardings(dict(shapes), mesh)
+    return {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where[path]) for path, x in shapes.items()}
 
 
 def check_sharded(tree: Any, shardings: Any, tolerance: float) -> None:
