@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mser_jax import config as config_lib
 from mser_jax.data import mixture, pipeline, sources
-from mser_jax.stages import speech_data
+from mser_jax.stages import alignment, speech_data, towers
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -97,8 +97,9 @@ def main() -> None:
     config = config_lib.load(args.config)
     config.data.corpora = args.corpora or config.data.corpora
     config.data.data_dir = args.data_dir or config.data.data_dir
-    options = speech_data.train_options(config)
-    table = speech_data.SpeechData(config).table
+    text = alignment.captions(config)
+    options = speech_data.train_options(config, text)
+    table = speech_data.SpeechData(config, towers.make(config)["speech_encoder"], text).table
     plain = dataclasses.replace(options, augmentation=type(options.augmentation)())
     out = {
         "corpora": config.data.corpora,

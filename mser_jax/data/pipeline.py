@@ -1,9 +1,9 @@
-"""Batches of numpy arrays, from the plan of mixture.py: read, decode, augment, caption, tokenise.
+"""Batches of numpy arrays, from the plan of mixture.py: read, decode, augment, put into words, tokenise.
 
-Batch (n = this process's rows, samples = the length class of the step, L = max_tokens):
+Batch (n = this process's rows, samples = the length class of the step):
   waveform int16 [n, samples] · num_samples int32 [n] · emotion, language, speaker, domain, parallel_id int32
-  [n] (-1 unknown) · record int32 [n] (row of the table, -1 padding) · valid bool [n]; in training also tokens
-  int32 [n, L], token_mask bool [n, L], caption_id int32 [n].
+  [n] (-1 unknown) · record int32 [n] (row of the table, -1 padding) · valid bool [n]; in training also what
+  TrainOptions.text makes: captions (prompts.Captions), or questions and answers (instructions.Instructions).
 With features (feature_cache.py) instead of waveform: states [n, T, layers + 1, D] (T = the frames of the class),
   num_frames int32 [n]. What is longer than the class is cut to its middle, in samples or in frames.
 Rows with valid False (padding, or a record that could not be decoded) are silence of full length and carry no
@@ -16,9 +16,9 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import grain
 import numpy as np
@@ -27,14 +27,25 @@ from absl import logging
 from mser_jax.data import audio, mixture, prompts
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.data.sources import MixtureTable, RecordSource, Vocabularies
-from mser_jax.data.text import get_tokenizer, hash31
 
 Batch = dict[str, np.ndarray]
 # Puts the speech of row i of a plan into row i of a batch; whatever it raises is what is wrong with the record.
 Fill = Callable[[mixture.Plan, int], None]
 
 # Independent random streams of one position.
-_AUDIO_STREAM, _CAPTION_STREAM = 1, 2
+_AUDIO_STREAM, _TEXT_STREAM, _STEP_STREAM = 1, 2, 3
+
+
+class TextMaker(Protocol):
+    """Makes the text part of a training batch. Travels to workers by pickle; safe in threads."""
+
+    def __call__(
+        self, facts: Sequence[prompts.Facts], rngs: Sequence[np.random.Generator], step_rng: np.random.Generator
+    ) -> Batch:
+        """Arrays [n, …] for n utterances. `rngs`: one a row; `step_rng`: the same on every process of a step."""
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        """{name: (shape of a row, dtype)} of the longest batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,13 +65,11 @@ class ReadOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What a training batch is. batch_size is global; tokenizer as in `text.get_tokenizer`."""
+    """What a training batch is. batch_size is global."""
 
     batch_size: int
     mixture: mixture.MixtureOptions = dataclasses.field(default_factory=mixture.MixtureOptions)
-    tokenizer: str = "byt5"
-    max_tokens: int = 96
-    captions: prompts.CaptionOptions = dataclasses.field(default_factory=prompts.CaptionOptions)
+    text: TextMaker = dataclasses.field(default_factory=prompts.Captions)
     augmentation: audio.Augmentation = dataclasses.field(default_factory=audio.Augmentation)
     read: ReadOptions = dataclasses.field(default_factory=ReadOptions)
 
@@ -274,7 +283,7 @@ class _Loader:
 
 
 class _TrainLoader(_Loader):
-    """Plan -> training batch: augmented, with captions and tokens."""
+    """Plan -> training batch: augmented, with text."""
 
     def __init__(self, table: MixtureTable, options: TrainOptions, seed: int, features: CachedFeatures | None) -> None:
         super().__init__(table, options.mixture.length_classes, None, features)
@@ -290,31 +299,35 @@ class _TrainLoader(_Loader):
         self._rate = prompts.levels(table["rate"], script)
 
     def __call__(self, plan: mixture.Plan) -> Batch:
-        """As `_Loader`, with tokens, token_mask and caption_id (also for rows that failed)."""
+        """As `_Loader`, with text (also for rows that failed)."""
         batch = super().__call__(plan)
-        captions = [self._caption(plan, i) for i in range(len(plan.rows))]
-        tokenizer = get_tokenizer(self._options.tokenizer)
-        batch["tokens"], batch["token_mask"] = tokenizer.encode(captions, self._options.max_tokens)
-        batch["caption_id"] = np.array([hash31(text) for text in captions], np.int32)
-        return batch
+        rows = range(len(plan.rows))
+        # A batch takes so many positions of its class: which of its class's batches it is says which step it is.
+        number = int(plan.positions[0]) // self._options.batch_size
+        text = self._options.text(
+            [self._facts(plan.rows[i]) for i in rows],
+            [self._rng(_TEXT_STREAM, plan, int(plan.positions[i])) for i in rows],
+            self._rng(_STEP_STREAM, plan, number),
+        )
+        return batch | text
 
     def _cut(self, samples: np.ndarray, length: int, plan: mixture.Plan, i: int) -> np.ndarray:
-        return audio.augment(samples, length, self._options.augmentation, self._rng(_AUDIO_STREAM, plan, i))
+        return audio.augment(
+            samples, length, self._options.augmentation, self._rng(_AUDIO_STREAM, plan, int(plan.positions[i]))
+        )
 
-    def _caption(self, plan: mixture.Plan, i: int) -> str:
-        row = plan.rows[i]
-        facts = prompts.Facts(
+    def _facts(self, row: int) -> prompts.Facts:
+        return prompts.Facts(
             pitch=int(self._pitch[row]),
             loudness=int(self._loudness[row]),
             rate=int(self._rate[row]),
             **{name: column[row] for name, column in self._columns.items()},
         )
-        return prompts.caption(facts, self._rng(_CAPTION_STREAM, plan, i), self._options.captions)
 
-    def _rng(self, stream: int, plan: mixture.Plan, i: int) -> np.random.Generator:
-        """The random numbers of one global position: the same on whatever process or worker it falls."""
+    def _rng(self, stream: int, plan: mixture.Plan, number: int) -> np.random.Generator:
+        """The random numbers of one global position (or batch): the same on whatever process or worker it falls."""
         key = np.array([self._seed, stream], np.uint64)
-        counter = np.array([0, 0, plan.length_class, plan.positions[i]], np.uint64)
+        counter = np.array([0, 0, plan.length_class, number], np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mser_jax.data.text import get_tokenizer, hash31
 
 KINDS = ("emotion", "facts", "acoustics")
 
@@ -67,12 +70,43 @@ class CaptionOptions:
         names = dict(self.kinds)
         if set(names) - set(KINDS) or not any(names.values()) or min(names.values()) < 0:
             raise ValueError(f"captions.kinds={self.kinds}: expected weights ≥ 0, one of them > 0, for some of {KINDS}")
-        _check_languages(self.languages)
+        check_languages(self.languages)
         if not 0 <= self.transcript_probability <= 1:
             raise ValueError(f"captions.transcript_probability={self.transcript_probability}: expected a probability")
 
 
-def _check_languages(languages: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Captions:
+    """The text of stage 1's batches (pipeline.TextMaker): a caption for each row, its tokens and its identity.
+
+    tokenizer: see `text.get_tokenizer`. max_tokens: longer captions are cut.
+    """
+
+    options: CaptionOptions = dataclasses.field(default_factory=CaptionOptions)
+    tokenizer: str = "byt5"
+    max_tokens: int = 96
+
+    def __call__(
+        self, facts: Sequence[Facts], rngs: Sequence[np.random.Generator], step_rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """tokens int32 [n, max_tokens], token_mask bool [n, max_tokens], caption_id int32 [n]."""
+        del step_rng
+        texts = [caption(one, rng, self.options) for one, rng in zip(facts, rngs, strict=True)]
+        tokens, mask = get_tokenizer(self.tokenizer).encode(texts, self.max_tokens)
+        return {
+            "tokens": tokens,
+            "token_mask": mask,
+            "caption_id": np.array([hash31(text) for text in texts], np.int32),
+        }
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        """{name: (shape of a row, dtype)} of the longest batch."""
+        tokens = (self.max_tokens,)
+        return {"tokens": (tokens, np.int32), "token_mask": (tokens, np.bool_), "caption_id": ((), np.int32)}
+
+
+def check_languages(languages: Sequence[str]) -> None:
+    """Raises ValueError unless every one of `languages` has templates."""
     unknown = [language for language in languages if language not in _tables()]
     if unknown or not languages:
         raise ValueError(f"prompt languages {tuple(languages)}: expected some of {prompt_languages()}")
@@ -101,7 +135,7 @@ def caption(facts: Facts, rng: np.random.Generator, options: CaptionOptions) -> 
     tables = _tables()
     language = options.languages[int(rng.integers(len(options.languages)))]
     table = tables[language if facts.emotion in tables[language]["emotions"] else "en"]
-    kind = _draw_kind(options.kinds, rng.random())
+    kind = draw(options.kinds, rng.random())
     extra = (
         _facts_words(facts, table) if kind == "facts" else _acoustic_words(facts, table) if kind == "acoustics" else {}
     )
@@ -124,7 +158,7 @@ def label_prompts(label: str, languages: Sequence[str] | None = None) -> list[st
         ValueError: an empty label or an unknown prompt language.
     """
     languages = prompt_languages() if languages is None else tuple(languages)
-    _check_languages(languages)
+    check_languages(languages)
     tables = [_tables()[name] for name in languages if label in _tables()[name]["emotions"]] or [_tables()["en"]]
     texts = []
     for table in tables:
@@ -134,17 +168,53 @@ def label_prompts(label: str, languages: Sequence[str] | None = None) -> list[st
     return list(dict.fromkeys(text[0].upper() + text[1:] for text in texts))
 
 
-def _pick(templates: Sequence[str], rng: np.random.Generator) -> str:
-    return templates[int(rng.integers(len(templates)))]
+def label_word(emotion: str, language: str) -> str:
+    """The noun for an emotion ("anger", "Wut"); one that is in no table stays what it is."""
+    return _emotion_words(emotion, _tables()[language if has_emotion(emotion, language) else "en"])["label"]
 
 
-def _draw_kind(kinds: Sequence[tuple[str, float]], uniform: float) -> str:
-    target = uniform * sum(weight for _, weight in kinds)
-    for name, weight in kinds:
+def has_emotion(emotion: str, language: str) -> bool:
+    """Whether `language` has words for this emotion."""
+    return emotion in _tables()[language]["emotions"]
+
+
+def language_word(tag: str, language: str) -> str | None:
+    """The name of the language `tag` (BCP-47), or None where it has none."""
+    return _tables()[language]["languages"].get(tag.split("-")[0].lower())
+
+
+def acoustic_words(facts: Facts, language: str) -> str | None:
+    """What stands out in the voice ("high-pitched and loud"), or None where nothing does."""
+    found = _acoustic_words(facts, _tables()[language])
+    return found and found["acoustics"]
+
+
+def all_words(kind: str, language: str) -> list[str]:
+    """Every `label_word` ("emotion"), `language_word` ("language") or `acoustic_words` ("acoustics"); else none."""
+    table = _tables()[language]
+    if kind == "emotion":
+        return [words["label"] for words in table["emotions"].values()]
+    if kind == "language":
+        return list(table["languages"].values())
+    if kind != "acoustics":
+        return []
+    levels_of_voice = itertools.product((-1, 0, 1), repeat=3)
+    voices = (Facts(emotion="", pitch=p, loudness=v, rate=r) for p, v, r in levels_of_voice)
+    return [words for voice in voices if (words := acoustic_words(voice, language))]
+
+
+def draw(weights: Sequence[tuple[str, float]], uniform: float) -> str:
+    """One of the names, by their weights and a number in [0, 1)."""
+    target = uniform * sum(weight for _, weight in weights)
+    for name, weight in weights:
         target -= weight
         if target < 0:
             return name
-    return max(kinds, key=lambda kind: kind[1])[0]
+    return max(weights, key=lambda pair: pair[1])[0]
+
+
+def _pick(templates: Sequence[str], rng: np.random.Generator) -> str:
+    return templates[int(rng.integers(len(templates)))]
 
 
 def _emotion_words(emotion: str, table: Mapping[str, Any]) -> dict[str, str]:

@@ -37,6 +37,26 @@ class Tokenizer(Protocol):
         captions put what matters first (prompts.py does).
         """
 
+    @property
+    def bos(self) -> str:
+        """The token that begins a text, spelled out; "" where there is none."""
+
+    @property
+    def eos(self) -> str:
+        """The token that ends a text, spelled out; "" where there is none."""
+
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        """Ids of a piece of text, nothing added; `special`: special tokens spelled in it are read as such."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+
+    def render(self, content: str, answer: str | None) -> str | None:
+        """A user's turn by the tokenizer's chat template, then `answer`; None: the text that comes before an answer.
+
+        Returns None where there is no template.
+        """
+
 
 @functools.lru_cache
 def _byt5() -> Any:
@@ -53,17 +73,32 @@ class ByteTokenizer:
     """
 
     vocab_size = 384
+    bos, eos = "", "</s>"
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
         rows = [self._ids(text) for text in texts]
         return _pack([np.append(row[: max_tokens - 1], 1) for row in rows], max_tokens)
 
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        """See `Tokenizer.ids`."""
+        return (self._ids(text) if special else self._bytes(text)).tolist()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        return bytes(one - 3 for one in ids if 3 <= one < 259).decode("utf-8", "ignore")
+
+    def render(self, content: str, answer: str | None) -> None:
+        """Bytes have no template."""
+
     def _ids(self, text: str) -> np.ndarray:
         """Ids without the closing </s>, int32 [n]."""
         if "<" in text:
             with _LOCK:
                 return np.asarray(_byt5()(text, add_special_tokens=False)["input_ids"], np.int32)
+        return self._bytes(text)
+
+    def _bytes(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3
 
 
@@ -103,6 +138,42 @@ class DirectoryTokenizer:
         with _LOCK:
             rows = self._loaded()(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         return _pack(rows, max_tokens)
+
+    @property
+    def bos(self) -> str:
+        """See `Tokenizer.bos`."""
+        with _LOCK:
+            return self._loaded().bos_token or ""
+
+    @property
+    def eos(self) -> str:
+        """See `Tokenizer.eos`."""
+        with _LOCK:
+            return self._loaded().eos_token or ""
+
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        """See `Tokenizer.ids`."""
+        with _LOCK:
+            return self._loaded()(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        with _LOCK:
+            return self._loaded().decode(list(ids), skip_special_tokens=True)
+
+    def render(self, content: str, answer: str | None) -> str | None:
+        """See `Tokenizer.render`."""
+        messages = [{"role": "user", "content": content}]
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+        with _LOCK:
+            if not self._loaded().chat_template:
+                return None
+            # Templates may open with today's date (Llama 3.2), or begin to think aloud (Qwen 3).
+            return self._loaded().apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=answer is None,
+                date_string="26 Jul 2024", enable_thinking=False,
+            )  # fmt: skip
 
 
 def _pack(rows: Sequence[Sequence[int]], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,10 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS
-from mser_jax.data import audio, device, mixture, pipeline, prompts, sources
+from mser_jax.data import audio, device, mixture, pipeline, sources
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
 from mser_jax.parallel import sharding
-from mser_jax.stages import towers
 from mser_jax.stages.frozen_features import FrozenFeatures
 
 
@@ -46,16 +45,30 @@ class SpeechData:
     """Opens corpora on first use only: a checkpoint is scored without its training data, by its `metadata`."""
 
     def __init__(
-        self, config: ConfigDict, encoder: SpeechEncoderConfig, metadata: Mapping[str, Any] | None = None
+        self,
+        config: ConfigDict,
+        encoder: SpeechEncoderConfig,
+        text: pipeline.TextMaker,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        trained_before: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`encoder` tells frames; `metadata`: what `self.metadata()` returned when the checkpoint was written."""
+        """
+        Args:
+            config: of the run.
+            encoder: tells frames.
+            text: makes the text of training batches.
+            metadata: what `self.metadata()` returned when the checkpoint was written.
+            trained_before: corpora and languages that the parameters heard before this run.
+        """
+        self._trained_before = trained_before or {"corpora": (), "languages": ()}
         self._config = config
         self._encoder = encoder
         self._metadata = metadata
         self._unfiltered: dict[str, sources.MixtureTable] = {}
         self._features: dict[str, epath.Path] = {}
         with config_lib.blame("data"):
-            self._options = train_options(config)
+            self._options = train_options(config, text)
 
     @functools.cached_property
     def table(self) -> sources.MixtureTable:
@@ -135,8 +148,8 @@ class SpeechData:
         vocabularies = self.table.vocabularies
         return {
             "trained_on": {
-                "corpora": sorted(set(self.table["corpus"].tolist())),
-                "languages": list(vocabularies.languages),
+                "corpora": sorted({*self.table["corpus"].tolist(), *self._trained_before["corpora"]}),
+                "languages": sorted({*vocabularies.languages, *self._trained_before["languages"]}),
             },
             "num_classes": {
                 "language": len(vocabularies.languages),
@@ -180,18 +193,16 @@ class SpeechData:
 
     def batch_spec(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, dtypes and shardings of the longest training batch."""
-        size, tokens = self._config.train.batch_size, self._config.data.max_tokens
-        samples, encoder = max(self._class_samples()), self._encoder
-        shapes = {"tokens": ((size, tokens), np.int32)}
+        size, samples, encoder = self._config.train.batch_size, max(self._class_samples()), self._encoder
+        shapes = {name: ((size, *row), dtype) for name, (row, dtype) in self._options.text.shapes().items()}
         if self._config.data.feature_cache:
             frames = self._num_frames(samples)
             states = (size, frames, encoder.num_layers + 1, encoder.width)
             shapes |= {"states": (states, self._config.data.feature_dtype), "num_frames": ((size,), np.int32)}
         else:
             shapes["waveform"] = ((size, samples), np.int16)
-        shapes |= {"token_mask": ((size, tokens), np.bool_), "valid": ((size,), np.bool_)}
-        ids = ("num_samples", "caption_id", "emotion", "language", "speaker", "domain", "parallel_id", "record")
-        shapes |= dict.fromkeys(ids, ((size,), np.int32))
+        ids = ("num_samples", "emotion", "language", "speaker", "domain", "parallel_id", "record")
+        shapes |= {"valid": ((size,), np.bool_), **dict.fromkeys(ids, ((size,), np.int32))}
         where = sharding.batch_sharding(mesh)
         return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, (shape, dtype) in shapes.items()}
 
@@ -201,10 +212,9 @@ class SpeechData:
         return [str(name) for name in self.table["id"][np.unique(rows[rows >= 0])]]
 
 
-def train_options(config: ConfigDict) -> pipeline.TrainOptions:
+def train_options(config: ConfigDict, text: pipeline.TextMaker) -> pipeline.TrainOptions:
     """What the config's `data` section says of training batches. Raises ValueError for options that cannot be."""
     data = config.data
-    kinds = {name: data.captions[name] for name in prompts.KINDS}
     return pipeline.TrainOptions(
         batch_size=config.train.batch_size,
         mixture=mixture.MixtureOptions(
@@ -213,13 +223,7 @@ def train_options(config: ConfigDict) -> pipeline.TrainOptions:
             balance_emotions=data.balance_emotions,
             pair_languages=data.pair_languages,
         ),
-        tokenizer=towers.tokenizer_name(config),
-        max_tokens=data.max_tokens,
-        captions=prompts.CaptionOptions(
-            kinds=tuple(kinds.items()),
-            languages=names(data.captions.languages),
-            transcript_probability=data.captions.transcript_probability,
-        ),
+        text=text,
         augmentation=audio.Augmentation(**data.augment),
         read=pipeline.ReadOptions(num_workers=data.num_workers, num_threads=data.num_threads, prefetch=data.prefetch),
     )

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.models import lora
+from mser_jax.models.llm import LLMConfig
 from mser_jax.models.text_encoder import TextEncoderConfig
 from mser_jax.models.wav2vec2 import Wav2Vec2Config
 from mser_jax.models.whisper import WhisperConfig
@@ -22,6 +23,7 @@ from mser_jax.pretrained import load as pretrained
 TOWERS = {
     "speech_encoder": ("speech", {cls.family: cls for cls in (WhisperConfig, Wav2Vec2Config)}),
     "text_encoder": ("text", {cls.family: cls for cls in (TextEncoderConfig,)}),
+    "llm": ("llm", {cls.family: cls for cls in (LLMConfig,)}),
 }
 # How a tower is run; everything else about it is its architecture.
 RUNTIME = ("dropout", "remat")
@@ -38,7 +40,7 @@ def describe(towers: Towers) -> dict[str, dict[str, Any]]:
 
 
 def make(config: ConfigDict, saved: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
-    """{section: the tower's config}.
+    """{section: the tower's config} of the towers that the config has.
 
     Sizes are those of the checkpoint that is scored (`saved`, as `describe` wrote them), else those of the directory
     `init`, else the section's own `sizes`.
@@ -46,7 +48,7 @@ def make(config: ConfigDict, saved: Mapping[str, Mapping[str, Any]] | None = Non
     Raises:
         ConfigError: `init` cannot be read or is no model for this tower; unknown family or sizes.
     """
-    return {name: _make(name, config[name], (saved or {}).get(name)) for name in TOWERS}
+    return {name: _make(name, config[name], (saved or {}).get(name)) for name in TOWERS if name in config}
 
 
 def _make(name: str, section: ConfigDict, saved: Mapping[str, Any] | None) -> Any:
@@ -56,7 +58,7 @@ def _make(name: str, section: ConfigDict, saved: Mapping[str, Any] | None) -> An
         if saved is None and section.init:
             hf = pretrained.read_config(pretrained.resolve(section.init))
             return pretrained.family_of(hf, (kind,)).config_from_hf(hf, **options)
-    sizes = dict(saved or {"family": section.family, **section.sizes})
+    sizes = dict(saved or {"family": section.family, **section.sizes.to_dict()})
     family = sizes.pop("family")
     if family not in classes:
         raise config_lib.ConfigError(f"--config.{name}.family={family!r}: expected one of {', '.join(classes)}")
@@ -76,15 +78,15 @@ def directory(config: ConfigDict, name: str) -> Path | None:
 
 def initialised_from(config: ConfigDict) -> dict[str, str]:
     """{section: directory or hub id} of the towers that start from pretrained weights."""
-    return {name: config[name].init for name in TOWERS if config[name].init}
+    return {name: config[name].init for name in TOWERS if name in config and config[name].init}
 
 
-def tokenizer_name(config: ConfigDict) -> str:
-    """`text_encoder.tokenizer`; where that is empty the one in `text_encoder.init`, else bytes."""
-    section = config.text_encoder
+def tokenizer_name(config: ConfigDict, name: str = "text_encoder") -> str:
+    """The `tokenizer` of section `name`; where that is empty the one in its `init`, else bytes."""
+    section = config[name]
     if section.tokenizer or not section.init:
         return section.tokenizer or "byt5"
-    return str(directory(config, "text_encoder"))
+    return str(directory(config, name))
 
 
 def load(config: ConfigDict, towers: Towers, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

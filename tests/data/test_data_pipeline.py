@@ -20,7 +20,8 @@ def options(workers=0, threads=0, **kwargs):
     chosen = mixture.MixtureOptions(length_classes=CLASSES, pair_languages=kwargs.pop("pairs", False))
     captions = prompts.CaptionOptions(transcript_probability=0.5)
     read = pipeline.ReadOptions(num_workers=workers, num_threads=threads, prefetch=2)
-    return pipeline.TrainOptions(batch_size=8, mixture=chosen, captions=captions, read=read, **kwargs)
+    text = prompts.Captions(options=captions, max_tokens=kwargs.pop("max_tokens", 96))
+    return pipeline.TrainOptions(batch_size=8, mixture=chosen, text=text, read=read, **kwargs)
 
 
 def take(table, chosen, steps, **kwargs):

@@ -166,6 +166,8 @@ def test_batch_spec_and_flops_describe_the_batches(tiny):
         ({"text_encoder.sizes.vocab_size": 100}, "needs 384"),
         ({"mesh.tensor": 2}, "no tensor parallelism"),
         ({"loss.supcon": -1.0}, "≥ 0"),
+        ({"train.accumulate": 2}, "fewer negatives"),
+        ({"checkpointing.content": "trainabel"}, "Did you mean 'trainable'"),
         ({"train.budget": "many steps"}, "is no budget"),
         ({"train.budget": ""}, "at least one step"),
         ({"train.batch_size": 20}, "data × fsdp = 8 must divide it"),
