@@ -108,16 +108,18 @@ class Readable(NamedTuple):
     positions: jax.Array  # int32 [B, S]
     mask: jax.Array  # bool [B, S]
     index: jax.Array | None = None  # int32 []: the slot of the first new key
+    allowed: jax.Array | None = None  # bool [T, S]: what else decides, for all rows alike; None = nothing
 
 
 def visible(positions: jax.Array, readable: Readable, window: jax.Array) -> jax.Array:
     """bool [B, T, S]: the keys that each query at positions [B, T] sees.
 
     Those at its own position and the `window - 1` before it. Positions count, not slots: holes in a row,
-    where prompts were padded, change nothing.
+    where prompts were padded, change nothing. Where tokens form a tree, `readable.allowed` parts its branches.
     """
     distance = positions[:, :, None] - readable.positions[:, None, :]
-    return readable.mask[:, None, :] & (distance >= 0) & (distance < window)
+    seen = readable.mask[:, None, :] & (distance >= 0) & (distance < window)
+    return seen if readable.allowed is None else seen & readable.allowed
 
 
 def attend(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 
 from mser_jax.models.causal_attention import (
@@ -221,6 +222,7 @@ class LLM(nnx.Module):
         *,
         positions: jax.Array | None = None,
         cache: KVCache | None = None,
+        tree: jax.Array | None = None,
         rng: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Input embeddings x [B, T, width], mask bool [B, T] (True = token) -> [B, T, width] after the final norm.
@@ -230,6 +232,8 @@ class LLM(nnx.Module):
             mask: ignore the output of masked tokens.
             positions: int [B, T]; default: unmasked tokens counted, after those in the cache.
             cache: tokens read before; x follows them. Returned with x in it. Beyond its size the output is NaN.
+            tree: bool [T, T], for x that is no sequence but a tree, all of which continues the cache: row i tells
+                itself and the ancestors of token i. `positions` are to tell their depth. None: a sequence.
             rng: draws dropout; None switches it off.
 
         Raises:
@@ -239,12 +243,15 @@ class LLM(nnx.Module):
             positions = count_positions(mask) if cache is None else cache.next_positions(mask)
         own, x = self.cfg.of_layers(), x.astype(self.dtype)
         if cache is None:
-            readable = Readable(positions, mask)
+            readable = Readable(positions, mask, allowed=tree)
         else:
             if x.shape[1] > cache.size:
                 raise ValueError(f"LLM: {x.shape[1]} tokens, but the cache has {cache.size} slots; make a larger one")
             cache = cache.placed_like(x).marked(positions, mask)
-            readable = Readable(cache.positions, cache.mask, cache.index)
+            if tree is not None:
+                before = sharding.replicate(jnp.ones((tree.shape[0], cache.size), bool))
+                tree = lax.dynamic_update_slice_in_dim(before, sharding.replicate(tree), cache.index, axis=1)
+            readable = Readable(cache.positions, cache.mask, cache.index, tree)
             own = own._replace(keys=cache.keys, values=cache.values)
         out = run_layers(self.layers, x, positions, readable, remat=self.cfg.remat, rng=rng, per_layer=own)
         hidden = self.final_norm(out.last)
