@@ -54,6 +54,8 @@ def _set_networks(config: ConfigDict, size: str) -> None:
             "qformer": {**shape((blocks, *speech[1:])), "num_queries": queries, "dropout": 0.0, "remat": "none"},
             "layer_mix_init": (),  # logits of the hidden states' mix, layers + 1 of them; () is all alike
             "frame_pool": 1,  # neighbouring frames of the encoder that the Q-Former reads as one, their mean
+            # Hidden units on the time-means of all layers, beside the Q-Former (0: none).
+            "mean_head": {"width": 0, "dropout": 0.0},
             "embed_dim": embed_dim,
             "logit_scale_init": 1 / 0.07,
             "logit_scale_max": 100.0,

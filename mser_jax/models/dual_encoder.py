@@ -12,13 +12,22 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from mser_jax.models.adversary import AdversaryHeads
-from mser_jax.models.emotion_qformer import AttentionPool, EmotionQFormer, QFormerConfig
-from mser_jax.models.layers import Linear, normalise
-from mser_jax.models.spec_augment import SpecAugmentConfig, spec_augment
-from mser_jax.models.speech_encoder import SpeechEncoderConfig, block_flops, mix_states, pool_frames
+from mser_jax.models.emotion_qformer import AttentionPool, QFormerConfig
+from mser_jax.models.layers import Linear, dropout
+from mser_jax.models.spec_augment import SpecAugmentConfig
+from mser_jax.models.speech_encoder import SpeechEncoderConfig, block_flops
+from mser_jax.models.speech_reader import Reading, SpeechReader
 from mser_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanHeadConfig:
+    """Hidden units (0: no such head) and their dropout."""
+
+    width: int = 0
+    dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +35,10 @@ class DualEncoderConfig:
     """All sizes of the network; the defaults fit a laptop.
 
     The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame). The layers' mix
-    starts from the logits `layer_mix_init`, one for each of layers + 1 hidden states (none: all alike). `heads` are the
-    adversary's: (name, number of classes) pairs. `dtype` is that of the arithmetic inside the
-    towers (float32 or bfloat16); parameters, norms, softmax, embeddings and heads are f32 always.
+    starts from the logits `layer_mix_init`, one for each of layers + 1 hidden states (none: all alike). What
+    `mean_head` makes of the layers' time-means is added to what the Q-Former says. `heads` are the adversary's: (name,
+    number of classes) pairs. `dtype` is that of the arithmetic inside the towers (float32 or bfloat16); parameters,
+    norms, softmax, embeddings and heads are f32 always.
     """
 
     speech: SpeechEncoderConfig = dataclasses.field(default_factory=WhisperConfig)
@@ -37,6 +47,7 @@ class DualEncoderConfig:
     spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
     frame_pool: int = 1
     layer_mix_init: tuple[float, ...] = ()
+    mean_head: MeanHeadConfig = dataclasses.field(default_factory=MeanHeadConfig)
     embed_dim: int = 256
     logit_scale_init: float = 1 / 0.07
     logit_scale_max: float = 100.0
@@ -90,21 +101,38 @@ def _clamped_exp_backward(residuals: Any, g: jax.Array) -> tuple[jax.Array, jax.
 clamped_exp.defvjp(_clamped_exp_forward, _clamped_exp_backward)
 
 
-class DualEncoder(nnx.Module):
+class MeanHead(nnx.Module):
+    """The time-means of all layers through one hidden layer.
+
+    What a linear probe reads, and with little speech to learn from as good as anything that looks at frames. Each
+    layer's mean is weighted as in the mix (all alike: by 1).
+    """
+
+    def __init__(self, in_features: int, cfg: MeanHeadConfig, out_features: int, *, rngs: nnx.Rngs):
+        self.dropout = cfg.dropout
+        self.hidden = Linear(in_features, cfg.width, rngs=rngs)
+        self.out = Linear(cfg.width, out_features, rngs=rngs)
+
+    def __call__(self, means: jax.Array, mix_logits: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
+        """Means f32 [B, L + 1, D], mix_logits f32 [L + 1] -> f32 [B, out_features]; `rng` draws dropout."""
+        weights = jax.nn.softmax(mix_logits) * mix_logits.size
+        x = jax.nn.gelu(self.hidden((means * weights[:, None]).reshape(means.shape[0], -1)))
+        return self.out(dropout(x, self.dropout, rng))
+
+
+class DualEncoder(SpeechReader):
     """Speech tower, text tower, temperature and adversarial heads."""
 
     def __init__(self, cfg: DualEncoderConfig, rngs: nnx.Rngs):
-        self.cfg = cfg
-        self.speech_encoder = cfg.speech.make(dtype=cfg.dtype, rngs=rngs)
-        # Outside the encoder: it learns also where the encoder is frozen.
-        self.layer_mix = nnx.Param(jnp.array(cfg.layer_mix_init or (0.0,) * (cfg.speech.num_layers + 1), jnp.float32))
-        self.qformer = EmotionQFormer(cfg.qformer, cfg.speech.width, dtype=cfg.dtype, rngs=rngs)
+        super().__init__(cfg, rngs)
         self.pool = AttentionPool(cfg.qformer.width, rngs=rngs)
         self.speech_projection = Linear(cfg.qformer.width, cfg.embed_dim, rngs=rngs)
         self.text_encoder = TextEncoder(cfg.text, dtype=cfg.dtype, rngs=rngs)
         self.text_projection = Linear(cfg.text.width, cfg.embed_dim, rngs=rngs)
         self.log_logit_scale = nnx.Param(jnp.log(jnp.float32(cfg.logit_scale_init)))
         self.adversary = AdversaryHeads(cfg.embed_dim, cfg.heads, rngs=rngs)
+        states = (cfg.speech.num_layers + 1) * cfg.speech.width
+        self.mean_head = MeanHead(states, cfg.mean_head, cfg.embed_dim, rngs=rngs) if cfg.mean_head.width else None
 
     def encode_speech(
         self, waveform: jax.Array, num_samples: jax.Array, *, rng: jax.Array | None = None
@@ -113,40 +141,20 @@ class DualEncoder(nnx.Module):
 
         `rng` draws SpecAugment and dropout; None is deterministic.
         """
-        augment_rng, encoder_rng, qformer_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
-        features, mask = self.speech_encoder.front_end(waveform, num_samples)
-        if augment_rng is not None:
-            features = spec_augment(features, mask, augment_rng, self.cfg.spec_augment)
-        mix = sharding.gather_weight(self.layer_mix[...])
-        encoded = self.speech_encoder(features, mask, mix_logits=mix, rng=encoder_rng)
-        return self._head(*pool_frames(encoded.mixed, encoded.mask, self.cfg.frame_pool), qformer_rng)
+        return self._head(self.read(waveform, num_samples, rng=rng, means=self.mean_head is not None), rng)
 
     def encode_states(self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None) -> SpeechOutput:
-        """What `encode_speech` makes of an utterance whose normalised hidden states are known already.
+        """What `encode_speech` makes of an utterance whose `hidden_states` are known already (see `read_states`)."""
+        return self._head(self.read_states(states, num_frames, rng=rng, means=self.mean_head is not None), rng)
 
-        Args:
-            states: [B, T, L + 1, D], any float dtype: `normalise` of every hidden state of the frozen encoder, pooled
-                over `frame_pool` frames.
-            num_frames: int [B], valid frames.
-            rng: draws the Q-Former's dropout.
-        """
-        # The same key as in `encode_speech`: a run with a cache draws what one without it draws.
-        qformer_rng = None if rng is None else jax.random.split(rng, 3)[2]
-        mask = jnp.arange(states.shape[1])[None] < num_frames[:, None]
-        return self._head(mix_states(states, sharding.gather_weight(self.layer_mix[...])), mask, qformer_rng)
-
-    def hidden_states(self, waveform: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Waveform [B, S], num_samples [B] -> the states that `encode_states` takes, f32, and their num_frames."""
-        features, mask = self.speech_encoder.front_end(waveform, num_samples)
-        encoded = self.speech_encoder(features, mask, collect=True)
-        states = normalise(encoded.hidden_states).transpose(1, 2, 0, 3)
-        states, mask = pool_frames(states, encoded.mask, self.cfg.frame_pool)
-        return states, mask.sum(-1)
-
-    def _head(self, mixed: jax.Array, mask: jax.Array, rng: jax.Array | None) -> SpeechOutput:
-        queries = self.qformer(mixed, mask, rng=rng)
-        pooled = self.pool(queries)
-        return SpeechOutput(unit_norm(self.speech_projection(pooled)), pooled, queries)
+    def _head(self, reading: Reading, rng: jax.Array | None) -> SpeechOutput:
+        pooled = self.pool(reading.queries)
+        out = self.speech_projection(pooled)
+        if self.mean_head is not None:
+            mix = sharding.gather_weight(self.layer_mix[...])
+            rng = None if rng is None else jax.random.fold_in(rng, 3)
+            out = out + self.mean_head(reading.means, mix, rng=rng)
+        return SpeechOutput(unit_norm(out), pooled, reading.queries)
 
     def encode_text(self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
         """Tokens int [B, L], token_mask bool [B, L] -> unit embedding f32 [B, E]; `rng` draws dropout."""
@@ -179,5 +187,7 @@ def flops_per_example(cfg: DualEncoderConfig, num_samples: int, num_tokens: int)
         "speech_encoder": speech.flops(num_samples),
         "qformer": qformer.num_layers * query_block,
         "text_encoder": text.num_layers * block_flops(num_tokens, text.width, text.mlp_width),
-        "heads": 2.0 * dim * (qformer.width + text.width) + sum(2 * 128 * (dim + n) for _, n in cfg.heads),
+        "heads": 2.0 * dim * (qformer.width + text.width)
+        + sum(2 * 128 * (dim + n) for _, n in cfg.heads)
+        + 2.0 * cfg.mean_head.width * ((speech.num_layers + 1) * speech.width + dim),
     }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+
+from mser_jax.models.layers import normalise
+from mser_jax.models.stack import run_layers, weighted_mean
 
 SAMPLING_RATE = 16_000
 
@@ -16,13 +20,14 @@ class EncoderOutput(NamedTuple):
     """What an encoder returns; D = width, T = frames, L = layers.
 
     `last` [B, T, D] is the last hidden state; `mask` bool [B, T] of valid frames; `mixed` f32 [B, T, D] where
-    mix_logits were given; `hidden_states` [L + 1, B, T, D] where asked for.
+    mix_logits were given; `hidden_states` [L + 1, B, T, D] and `means` f32 [L + 1, B, D] where asked for.
     """
 
     last: jax.Array
     mask: jax.Array
     mixed: jax.Array | None
     hidden_states: jax.Array | None
+    means: jax.Array | None
 
 
 class SpeechEncoder(Protocol):
@@ -42,12 +47,14 @@ class SpeechEncoder(Protocol):
         mix_logits: jax.Array | None = None,
         rng: jax.Array | None = None,
         collect: bool = False,
+        mean_of: int = 0,
     ) -> EncoderOutput:
         """Features and mask of `front_end` -> EncoderOutput.
 
         Hidden states are counted as transformers does: 0 is the input of the first layer, L what comes out at the
         end. `mix_logits` f32 [L + 1] asks for Σ softmax(mix_logits)_l · normalise(state_l); `collect` for all
-        states. `rng` draws dropout.
+        states; `mean_of` > 0 for each normalised state's mean over the frames of `pool_frames(…, mean_of)`.
+        `rng` draws dropout.
         """
 
 
@@ -72,6 +79,52 @@ class SpeechEncoderConfig(Protocol):
 
     def flops(self, num_samples: int) -> float:
         """Forward floating-point operations, a multiply-add counted as 2, front end included."""
+
+
+def through_layers(
+    layers: nnx.Module,
+    x: jax.Array,
+    mask: jax.Array,
+    *args: Any,
+    final_norm: Callable[[jax.Array], jax.Array] | None,
+    remat: str,
+    rng: jax.Array | None,
+    mix_logits: jax.Array | None,
+    collect: bool,
+    mean_of: int,
+) -> EncoderOutput:
+    """x [B, T, D], mask bool [B, T] through an encoder's stack, to what `SpeechEncoder.__call__` returns.
+
+    `final_norm` (pre-norm models; None elsewhere): the last hidden state is what comes out of it. `args` go to the
+    layers after the mask.
+    """
+    weights = None if mix_logits is None else jax.nn.softmax(mix_logits.astype(jnp.float32))
+    of_layers = None if weights is None else weights[1:]
+    if weights is not None and final_norm:
+        of_layers = of_layers.at[-1].set(0.0)  # the last layer counts after the norm, below
+    shares = frame_weights(mask, mean_of) if mean_of else None
+    out = run_layers(
+        layers, x, mask, *args, remat=remat, rng=rng, mix_weights=of_layers, mean_weights=shares, collect=collect
+    )
+    last = final_norm(out.last) if final_norm else out.last
+    mixed, states, means = None, None, None
+    if weights is not None:
+        mixed = weights[0] * normalise(x) + out.mixed
+        mixed = mixed + weights[-1] * normalise(last) if final_norm else mixed
+    if collect:
+        states = jnp.concatenate([x[None], out.collected[:-1], last[None]])
+    if shares is not None:
+        ends = [weighted_mean(state, shares)[None] for state in (x, last)]
+        means = jnp.concatenate([ends[0], out.means[:-1], ends[1]])
+    return EncoderOutput(last, mask, mixed, states, means)
+
+
+def frame_weights(mask: jax.Array, size: int) -> jax.Array:
+    """Mask bool [B, T] -> f32 [B, T]: Σ_t weight_t · x_t is the mean of `pool_frames(x, mask, size)`, or 0."""
+    chunks = jnp.pad(mask, ((0, 0), (0, -mask.shape[1] % size))).reshape(mask.shape[0], -1, size)
+    count = chunks.sum(-1)
+    share = jnp.repeat(1.0 / jnp.maximum(count, 1), size, axis=1)[:, : mask.shape[1]]
+    return jnp.where(mask, share, 0.0) / jnp.maximum((count > 0).sum(-1), 1)[:, None]
 
 
 def mix_states(states: jax.Array, logits: jax.Array) -> jax.Array:

@@ -33,7 +33,7 @@ REMAT_POLICIES: dict[str, Callable[..., bool]] = {
 
 
 class StackOutput(NamedTuple):
-    """`last` [B, T, D] in x's dtype; `mixed` f32 [B, T, D] and `collected` [L, B, T, D] if asked for.
+    """`last` [B, T, D] in x's dtype; `mixed` f32 [B, T, D], `collected` [L, B, T, D], `means` f32 [L, B, D] on demand.
 
     `extras`: what the layers returned besides x, stacked [L, ...]; None where they return x alone.
     """
@@ -41,6 +41,7 @@ class StackOutput(NamedTuple):
     last: jax.Array
     mixed: jax.Array | None
     collected: jax.Array | None
+    means: jax.Array | None = None
     extras: Any = None
 
 
@@ -61,6 +62,7 @@ def run_layers(
     remat: str = "none",
     rng: jax.Array | None = None,
     mix_weights: jax.Array | None = None,
+    mean_weights: jax.Array | None = None,
     collect: bool = False,
     per_layer: Any = None,
 ) -> StackOutput:
@@ -76,6 +78,7 @@ def run_layers(
         rng: split into one key a layer; None = deterministic.
         mix_weights: f32 [L]; `mixed` = Σ weight_l · normalise(output of layer l), accumulated layer by
             layer so that no [L, B, T, D] exists in a forward pass.
+        mean_weights: f32 [B, T]; `means` = Σ_t weight_t · normalise(output of layer l)_t for every layer.
         collect: also return every layer's output.
         per_layer: a pytree of arrays [L, ...]; each layer gets its own slice as first argument after x.
 
@@ -89,10 +92,11 @@ def run_layers(
 
     def layer(
         x: jax.Array, params: nnx.State, key: jax.Array | None, weight: jax.Array | None, own: Any, *args: Any
-    ) -> tuple[jax.Array, jax.Array | None, Any]:
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None, Any]:
         out = nnx.merge(graphdef, params)(x, *(() if per_layer is None else (own,)), *args, rng=key)
         x, extra = out if isinstance(out, tuple) else (out, None)
-        return x, None if weight is None else weight * normalise(x), extra
+        share = None if weight is None else weight * normalise(x)
+        return x, share, None if mean_weights is None else weighted_mean(x, mean_weights), extra
 
     # On one device nothing is gathered, and a checkpoint that saves everything costs a quarter on CPU.
     if remat != "none" or jax.sharding.get_abstract_mesh().size > 1:
@@ -101,10 +105,15 @@ def run_layers(
 
     def body(carry: tuple[jax.Array, jax.Array | None], of_layer: Any) -> Any:
         x, mixed = carry
-        x, share, extra = layer(x, *of_layer, *args)
-        return (x, None if share is None else mixed + share), (x if collect else None, extra)
+        x, share, mean, extra = layer(x, *of_layer, *args)
+        return (x, None if share is None else mixed + share), (x if collect else None, mean, extra)
 
     keys = None if rng is None else jax.random.split(rng, num_layers)
     start = None if mix_weights is None else jnp.zeros_like(x, jnp.float32)
-    (last, mixed), (collected, extras) = lax.scan(body, (x, start), (params, keys, mix_weights, per_layer))
-    return StackOutput(last, mixed, collected, extras)
+    (last, mixed), outputs = lax.scan(body, (x, start), (params, keys, mix_weights, per_layer))
+    return StackOutput(last, mixed, *outputs)
+
+
+def weighted_mean(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """x [B, T, D], weights f32 [B, T] -> Σ_t weight_t · normalise(x)_t, f32 [B, D]."""
+    return jnp.einsum("bt,btd->bd", weights, normalise(x))

@@ -14,9 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mser_jax.models.attention import stack_blocks
-from mser_jax.models.layers import LayerNorm, Linear, dropout, normalise
-from mser_jax.models.speech_encoder import SAMPLING_RATE, EncoderOutput, block_flops
-from mser_jax.models.stack import run_layers
+from mser_jax.models.layers import LayerNorm, Linear, dropout
+from mser_jax.models.speech_encoder import SAMPLING_RATE, EncoderOutput, block_flops, through_layers
 from mser_jax.models.wav2vec2_features import (
     FeatureExtractor,
     PositionalConv,
@@ -149,6 +148,7 @@ class Wav2Vec2Encoder(nnx.Module):
         mix_logits: jax.Array | None = None,
         rng: jax.Array | None = None,
         collect: bool = False,
+        mean_of: int = 0,
     ) -> EncoderOutput:
         """Waveform [B, S] of `front_end`, mask bool [B, S] of its valid samples (a prefix) -> EncoderOutput.
 
@@ -168,27 +168,18 @@ class Wav2Vec2Encoder(nnx.Module):
         cfg = self.cfg
         x, mask = self._embed(features, mask)
         x = dropout(x, cfg.dropout, None if rng is None else jax.random.fold_in(rng, 0))
-        weights = None if mix_logits is None else jax.nn.softmax(mix_logits.astype(jnp.float32))
-        layer_weights = None if weights is None else weights[1:]
-        if weights is not None and cfg.norm_first:
-            layer_weights = layer_weights.at[-1].set(0.0)  # the last layer counts after the norm, below
-        out = run_layers(
+        return through_layers(
             self.layers,
             x,
             mask,
             *(() if self.relative is None else (None, None, self.relative(x.shape[1]))),
+            final_norm=self.encoder_norm if cfg.norm_first else None,
             remat=cfg.remat,
             rng=None if rng is None else jax.random.fold_in(rng, 1),
-            mix_weights=layer_weights,
+            mix_logits=mix_logits,
             collect=collect,
+            mean_of=mean_of,
         )
-        last = self.encoder_norm(out.last) if cfg.norm_first else out.last
-        mixed = None
-        if weights is not None:
-            mixed = weights[0] * normalise(x) + out.mixed
-            mixed = mixed + weights[-1] * normalise(last) if cfg.norm_first else mixed
-        states = jnp.concatenate([x[None], out.collected[:-1], last[None]]) if collect else None
-        return EncoderOutput(last, mask, mixed, states)
 
     def _embed(self, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What the first layer gets: [B, S], [B, S] -> [B, T, width], [B, T]."""

@@ -15,9 +15,8 @@ from jax.typing import DTypeLike
 
 from mser_jax.models import log_mel as log_mel_lib
 from mser_jax.models.attention import stack_blocks
-from mser_jax.models.layers import Conv1d, LayerNorm, dropout, normalise
-from mser_jax.models.speech_encoder import EncoderOutput, block_flops
-from mser_jax.models.stack import run_layers
+from mser_jax.models.layers import Conv1d, LayerNorm, dropout
+from mser_jax.models.speech_encoder import EncoderOutput, block_flops, through_layers
 from mser_jax.parallel import sharding
 
 MAX_MEL_FRAMES = 3000
@@ -106,6 +105,7 @@ class WhisperEncoder(nnx.Module):
         mix_logits: jax.Array | None = None,
         rng: jax.Array | None = None,
         collect: bool = False,
+        mean_of: int = 0,
     ) -> EncoderOutput:
         """Log-mel features [B, F, mels] (100 frames a second), mask bool [B, F] -> EncoderOutput.
 
@@ -123,23 +123,17 @@ class WhisperEncoder(nnx.Module):
             )
         x, mask = self._embed(features, mask)
         x = dropout(x, self.cfg.dropout, None if rng is None else jax.random.fold_in(rng, 0))
-        weights = None if mix_logits is None else jax.nn.softmax(mix_logits.astype(jnp.float32))
-        out = run_layers(
+        return through_layers(
             self.layers,
             x,
             mask,
+            final_norm=self.final_norm,
             remat=self.cfg.remat,
             rng=None if rng is None else jax.random.fold_in(rng, 1),
-            # The last layer counts after the final norm, below.
-            mix_weights=None if weights is None else weights[1:].at[-1].set(0.0),
+            mix_logits=mix_logits,
             collect=collect,
+            mean_of=mean_of,
         )
-        last = self.final_norm(out.last)
-        mixed = None
-        if weights is not None:
-            mixed = weights[0] * normalise(x) + out.mixed + weights[-1] * normalise(last)
-        states = jnp.concatenate([x[None], out.collected[:-1], last[None]]) if collect else None
-        return EncoderOutput(last, mask, mixed, states)
 
     def _embed(self, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The convolutions and positions: [B, F, mels], [B, F] -> [B, T, width], [B, T]."""

@@ -16,7 +16,7 @@ from mser_jax import state
 from mser_jax.data import prompts
 from mser_jax.data.text import Tokenizer, get_tokenizer
 from mser_jax.losses import classification, infonce, parallel, supcon
-from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, flops_per_example
+from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, MeanHeadConfig, flops_per_example
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.stages import frozen_features, speech_stage, towers
@@ -45,6 +45,7 @@ def model_config(config: ConfigDict, parts: towers.Towers, num_classes: Mapping[
         spec_augment=SpecAugmentConfig(**model.spec_augment),
         frame_pool=model.frame_pool,
         layer_mix_init=tuple(model.layer_mix_init),
+        mean_head=MeanHeadConfig(**model.mean_head),
         embed_dim=model.embed_dim,
         logit_scale_init=model.logit_scale_init,
         logit_scale_max=model.logit_scale_max,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mser_jax.models.layers import normalise
-from mser_jax.models.speech_encoder import mix_states, pool_frames
+from mser_jax.models.speech_encoder import frame_weights, mix_states, pool_frames
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 50])
@@ -35,3 +35,15 @@ def test_pooling_and_mixing_commute():
     np.testing.assert_allclose(first, last, atol=1e-6)
     weights = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(mix_states(states, logits), np.einsum("btld,l->btd", states, weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 50])
+def test_frame_weights_give_the_mean_of_pooled_frames(size):
+    rng = np.random.default_rng(size)
+    x, lengths = rng.normal(size=(3, 17, 5)).astype(np.float32), (17, 4, 0)
+    mask = jnp.arange(17)[None] < jnp.array(lengths)[:, None]
+    found = np.einsum("bt,btd->bd", frame_weights(mask, size), x)
+    for row, length in enumerate(lengths[:2]):
+        chunks = [x[row, a : min(a + size, length)].astype(np.float64).mean(0) for a in range(0, length, size)]
+        np.testing.assert_allclose(found[row], np.mean(chunks, 0), atol=1e-6)
+    assert not found[2].any(), "no frame: zeros"

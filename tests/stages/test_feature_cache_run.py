@@ -11,7 +11,7 @@ import pytest
 from configs import evaluate as evaluate_config
 from mser_jax import config as config_lib
 from mser_jax import evaluate, stages, state, train
-from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, MeanHeadConfig
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.text_encoder import TextEncoderConfig
 from mser_jax.models.wav2vec2 import Wav2Vec2Config
@@ -190,6 +190,7 @@ def test_states_say_all_that_the_waveform_says(speech, frame_pool):
         speech=speech,
         text=TextEncoderConfig(num_layers=1, width=16, num_heads=2, mlp_width=16, max_positions=8),
         qformer=QFormerConfig(num_layers=2, num_queries=4, width=32, num_heads=4, mlp_width=64, dropout=0.2),
+        mean_head=MeanHeadConfig(width=16, dropout=0.2),
         embed_dim=24,
         frame_pool=frame_pool,
     )
