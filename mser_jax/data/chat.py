@@ -46,8 +46,12 @@ class Chat:
         return np.array(self._answer(text), np.int32)
 
     def label(self, text: str) -> list[int]:
-        """The answer without its end, for scoring."""
-        return self._tokenizer.ids(text, special=False)
+        """The answer without its end, for scoring.
+
+        It begins with a space: a vocabulary made of running text has whole words with one (all of 40 English emotions
+        are single tokens of Gemma's that way, 12 without), and each further token costs a pass through the LLM.
+        """
+        return self._tokenizer.ids(f" {text}", special=False)
 
     def decode(self, ids: np.ndarray) -> str:
         """The text of generated ids [n], up to `end` where it is among them."""

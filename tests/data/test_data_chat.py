@@ -62,9 +62,10 @@ def test_a_prompt_is_the_rendered_template(make_tokenizer, template, end):
     speech = reference.convert_tokens_to_ids("<speech>")
     assert [*prompt[:at], speech, *prompt[at + 3 :]] == expected
     assert chat.end == reference.convert_tokens_to_ids(end)
-    # What the model is asked to write is what the template itself writes for an answer.
-    whole = reference.apply_chat_template([*messages, {"role": "assistant", "content": "Wut"}], tokenize=False)
+    # What the model is asked to write is what the template itself writes for an answer that begins with a space.
+    whole = reference.apply_chat_template([*messages, {"role": "assistant", "content": "_Wut"}], tokenize=False)
     answered = [*expected, *chat.answer("Wut").tolist()]
+    whole = whole.replace("_Wut", " Wut")
     assert reference(whole, add_special_tokens=False)["input_ids"][: len(answered)] == answered
 
 
@@ -94,8 +95,8 @@ def test_special_tokens_in_an_answer_are_plain_text(make_tokenizer):
 def test_bytes_have_a_plain_template():
     chat = Chat("byt5", 2)
     assert chat.prompt("É?").tolist() == [-1, -1, *(b + 3 for b in "\nÉ?\n".encode())]
-    assert chat.answer("</s>").tolist() == [*(b + 3 for b in b"</s>"), 1]
-    assert chat.label("joie") == [b + 3 for b in b"joie"] and chat.decode(chat.answer("é")) == "é"
+    assert chat.answer("</s>").tolist() == [*(b + 3 for b in b" </s>"), 1]
+    assert chat.label("joie") == [b + 3 for b in b" joie"] and chat.decode(chat.answer("é")) == "é"
 
 
 def test_gemma_reads_the_plain_template(weights):
@@ -106,4 +107,5 @@ def test_gemma_reads_the_plain_template(weights):
     assert prompt[0] == reference.bos_token_id and prompt[1:5].tolist() == [SPEECH] * 4
     assert reference.decode(prompt[5:]) == f"\n{QUESTION}\n"
     assert chat.end == reference.eos_token_id == chat.answer("Wut")[-1]
-    assert json.loads(json.dumps(chat.label("Wut"))) == reference("Wut", add_special_tokens=False)["input_ids"]
+    assert json.loads(json.dumps(chat.label("Wut"))) == reference(" Wut", add_special_tokens=False)["input_ids"]
+    assert len(chat.label("frustration")) == 1, "a word of running text"

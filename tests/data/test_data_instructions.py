@@ -30,7 +30,7 @@ def rngs(n, seed=0):
 
 
 def spoken(ids):
-    return bytes(int(one) - 3 for one in ids if one >= 3).decode()
+    return bytes(int(one) - 3 for one in ids if one >= 3).decode().removeprefix(" ")
 
 
 def check_rows(batch, num_speech=3):
