@@ -1,4 +1,4 @@
-"""Stage 1 on pretrained towers, both frozen: what `configs/stage1.py:NAME` changes.
+"""Pretrained towers: what `configs/stage1.py:NAME` (both frozen) and `configs/stage2.py:NAME` change.
 
 `init` is a directory below $MSER_WEIGHTS where that is set, else the model's id on the Hugging Face hub. `sizes` are
 those of the released models, for compiling without their weights (`--config.speech_encoder.init=`).
@@ -46,19 +46,23 @@ def whisper_base_e5(config: ConfigDict) -> None:
         num_layers=12, width=384, num_heads=12, mlp_width=1536, vocab_size=250_037, max_positions=512, token_types=2,
     )  # fmt: skip
     _freeze(config)
-    # For a few hours of speech: a small Q-Former on six frames a second, and captions that name the emotion only.
+    # For a few hours of speech: the layers' means carry the embedding; a small Q-Former on six frames a second learns
+    # slowly beside them, or it learns the training speakers by heart. Captions name the emotion only.
     config.model.frame_pool = 8
     config.model.layer_mix_init = (0.0, 0.0, 4.0, 4.0, 4.0, 0.0, 0.0)
+    config.model.mean_head.update({"width": 256, "dropout": 0.5})
     config.model.qformer.update(
         {"num_layers": 1, "num_queries": 4, "width": 128, "num_heads": 4, "mlp_width": 256, "dropout": 0.2}
     )
     config.data.captions.update({"facts": 0.0, "acoustics": 0.0, "transcript_probability": 0.0})
-    config.data.update({"max_tokens": 16, "length_classes": (4.5,)})
-    config.train.update({"budget": "250 steps", "batch_size": 64})
+    config.data.update({"max_tokens": 16, "length_classes": (4.5,), "pair_languages": False})
+    config.train.update({"budget": "250 steps", "batch_size": 128})
     config.checkpointing.every = ""
     # Prompts lie close together in E5's space: their projection must first pull them apart.
-    config.optim.groups = (FROZEN[0], ("^text_projection", 10.0), FROZEN[1])
+    slow, fast = ("^(qformer|pool|speech_projection)/", 0.1), ("^text_projection/", 10.0)
+    config.optim.groups = (FROZEN[0], slow, fast, FROZEN[1])
     config.optim.warmup = "20 steps"
+    config.loss.positives = "multi_positive"
     config.loss.update({"supcon": 0.0, "adversary_language": 0.0, "adversary_speaker": 0.0})
 
 
@@ -102,3 +106,73 @@ def _large(config: ConfigDict) -> None:
 
 _ALL = (whisper_base_e5, whisper_large_v3_xlmr_large, xlsr_300m_e5_large, wavlm_large_e5_large)
 PRESETS: dict[str, Callable[[ConfigDict], None]] = {preset.__name__: preset for preset in _ALL}
+
+# The LLM's linear layers, all of them, and what of the network then learns: adapters, Q-Former, layer mix, projection.
+_LORA = r"^llm/layers/(attention/(query|key|value|out)|mlp/(gate|up|down))$"
+_ADAPTED = (("^(speech_encoder|llm)/(?!.*/lora/)", 0.0), (".*", 1.0))
+
+
+def _adapt(config: ConfigDict, rank: int) -> None:
+    config.lora.update({"pattern": _LORA, "rank": rank, "alpha": 2.0 * rank})
+    config.optim.groups = _ADAPTED
+    config.checkpointing.content = "trainable"
+
+
+def whisper_base_gemma(config: ConfigDict) -> None:
+    """Gemma 3 270M with LoRA, after `stage1.py:whisper_base_e5`: a laptop's."""
+    gemma = {"num_layers": 18, "width": 640, "num_heads": 4, "num_kv_heads": 1, "head_dim": 256, "mlp_width": 2048}
+    options = {"qk_norm": True, "sandwich_norms": True, "norm_cast_first": False, "scale_embeddings": True}
+    layers = {"window": 512, "local_layers": ((True,) * 5 + (False,)) * 3, "activation": "gelu_tanh", "tied": True}
+    ropes = {"rope": {"theta": 1e6}, "local_rope": {"theta": 1e4}, "max_positions": 32_768}
+    sizes = gemma | options | layers | ropes | {"model_type": "gemma3_text", "vocab_size": 262_144}
+    _tower(config.llm, "google/gemma-3-270m", "llm", **sizes)
+    _adapt(config, rank=8)
+    config.data.sequences.update({"short": (40, 14), "long": (72, 48)})
+    config.optim.learning_rate = 2e-4
+    config.optim.warmup = "20 steps"
+    config.train.update({"budget": "250 steps", "batch_size": 16})
+
+
+def _llama3(section: ConfigDict, name: str, layers: int, width: int, heads: int, mlp: int) -> None:
+    sizes = {"num_layers": layers, "width": width, "num_heads": heads, "num_kv_heads": 8, "head_dim": 128}
+    files = {"vocab_size": 128_256, "max_positions": 8192, "norm_eps": 1e-5, "rope": {"theta": 5e5}}
+    _tower(section, f"meta-llama/Meta-Llama-3-{name}-Instruct", "llm", **sizes, mlp_width=mlp, **files)
+    section.remat = "dots"
+
+
+def _large_llm(config: ConfigDict) -> None:
+    config.data.sequences.update({"short": (96, 24), "long": (160, 96)})
+    config.optim.learning_rate = 1e-4
+    config.train.update({"budget": "2 epochs", "batch_size": 64})
+
+
+def whisper_large_v3_llama3_8b(config: ConfigDict) -> None:
+    """Llama 3 8B with LoRA, after `stage1.py:whisper_large_v3_xlmr_large`."""
+    _llama3(config.llm, "8B", 32, 4096, 32, 14_336)
+    _large_llm(config)
+    _adapt(config, rank=16)
+
+
+def whisper_large_v3_llama3_8b_full(config: ConfigDict) -> None:
+    """The same, but all of the LLM learns."""
+    whisper_large_v3_llama3_8b(config)
+    config.lora.pattern = ""
+    config.optim.groups = (("^speech_encoder/", 0.0), (".*", 1.0))
+    config.optim.learning_rate = 1e-5
+    config.checkpointing.content = "all"
+
+
+def whisper_large_v3_llama3_70b(config: ConfigDict) -> None:
+    """Llama 3 70B with LoRA."""
+    _llama3(config.llm, "70B", 80, 8192, 64, 28_672)
+    _large_llm(config)
+    _adapt(config, rank=16)
+    config.train.accumulate = 4
+
+
+_LARGE = (whisper_large_v3_llama3_8b, whisper_large_v3_llama3_8b_full, whisper_large_v3_llama3_70b)
+# Name: (the variant of stage 1 that it comes after, what it changes).
+STAGE2: dict[str, tuple[str, Callable[[ConfigDict], None]]] = {
+    "whisper_base_gemma": ("whisper_base_e5", whisper_base_gemma),
+    **{preset.__name__: ("whisper_large_v3_xlmr_large", preset) for preset in _LARGE},
+}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to a score on this machine's CPU: installs into .venv, makes M5SER-mini, trains stage 1 on six
-# languages and scores two that it never heard. Usage: launch/local.sh [WORKDIR] [--config.section.key=value …]
+# From nothing to scores on this machine's CPU: installs into .venv, makes M5SER-mini, trains stage 1 on six languages,
+# stage 2 from it, and scores both on two languages that they never heard.
+# Usage: launch/local.sh [WORKDIR] [--config.section.key=value …]   (options are those that both stages have)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,6 +10,9 @@ case "${1:-}" in "" | --*) ;; *) workdir=$(realpath -m "$1") && shift ;; esac
 
 bash tools/install.sh
 export TFDS_DATA_DIR=${TFDS_DATA_DIR:-$PWD/data}
-.venv/bin/python -m mser_jax.main --config=configs/stage1.py --workdir="$workdir/stage1" "$@"
-.venv/bin/python -m mser_jax.main --config=configs/evaluate.py --workdir="$workdir/evaluation" \
-  --config.checkpoint="$workdir/stage1"
+run() { .venv/bin/python -m mser_jax.main "$@"; }
+run --config=configs/stage1.py --workdir="$workdir/stage1" "$@"
+run --config=configs/stage2.py --workdir="$workdir/stage2" --config.init_from="$workdir/stage1" "$@"
+for stage in stage1 stage2; do
+  run --config=configs/evaluate.py --workdir="$workdir/evaluation/$stage" --config.checkpoint="$workdir/$stage"
+done

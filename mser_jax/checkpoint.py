@@ -172,9 +172,7 @@ class Checkpoints:
         """Only the parameters, likewise; with `partial`, `abstract` may lack some that were saved."""
         step = self._resolve(step)
         if partial:
-            options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
-            with ocp.Context(pytree_options=options):
-                return self._load(step, {"params": abstract}, partial=True)["params"]
+            return self._load(step, {"params": abstract}, partial=True)["params"]
         saved, lacking = self._split(abstract, step)
         return self._load(step, {"params": saved})["params"] | self._made(lacking, step, frozen)
 
@@ -251,7 +249,10 @@ class Checkpoints:
             )
         logging.info("Restoring %s", self.directory / str(step))
         try:
-            return self._orbax.load_checkpointables(step, abstract)
+            context = ocp.Context()
+            context.pytree.loading.partial_load = partial
+            with context:
+                return self._orbax.load_checkpointables(step, abstract)
         except Exception as error:
             raise CheckpointError(self._broken(step, error)) from error
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import mser_jax
+from configs import pretrained
 from mser_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -34,6 +35,12 @@ def test_stage1_variants_build(variant):
     config = config_lib.load(f"configs/stage1.py:{variant}")
     if "lolo" in variant:
         assert config.data.exclude_languages == config.evaluate.include_languages == variant[-2:]
+
+
+@pytest.mark.parametrize("variant", ["real,size=small,lolo=zh", *(f"{name},cache=auto" for name in pretrained.STAGE2)])
+def test_stage2_variants_build(variant):
+    config = config_lib.load(f"configs/stage2.py:{variant}")
+    assert config.stage == "finetuning" and "text_encoder" not in config and not config.init_from
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("tools/*.py")), ids=lambda p: p.name)

@@ -8,10 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax.stages import alignment
+from mser_jax.stages import alignment, finetuning
 from mser_jax.stages.base import Stage
 
-STAGES = {"alignment": alignment.Alignment}
+STAGES = {"alignment": alignment.Alignment, "finetuning": finetuning.Finetuning}
 
 
 def make(config: ConfigDict, metadata: Mapping[str, Any] | None = None) -> Stage:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from configs import stage1
+from configs import stage1, stage2
 
 CORPUS = (
     "m5ser_mini:train_languages=en+de;test_languages=fa+pl;train_voices=m1+f1+f4;validation_voices=m6"
@@ -17,30 +17,38 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("corpora")
 
 
+def shrink(config, data_dir, overrides):
+    """A network of a few thousand parameters on the small corpus; overrides are {"section.key": value}."""
+    towers = [config[name].sizes for name in ("speech_encoder", "text_encoder", "llm") if name in config]
+    for sizes in (*towers, config.model.qformer):
+        sizes.update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
+    config.mesh.replicated_limit = 1.0
+    config.data.update({"corpora": CORPUS, "data_dir": str(data_dir), "length_classes": (3.0,)})
+    config.train.update({"budget": "4 steps", "batch_size": 16})
+    config.checkpointing.every = "2 steps"
+    config.evaluate.bootstrap_samples = 50
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        section = config
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    return config
+
+
 @pytest.fixture(scope="session")
 def tiny(data_dir):
-    """tiny(**{"section.key": value}) -> config."""
+    """tiny(**{"section.key": value}) -> config of stage 1."""
+    return lambda **overrides: shrink(
+        stage1.get_config(), data_dir, {"model.embed_dim": 32, "data.max_tokens": 48, **overrides}
+    )
 
-    def make(**overrides):
-        config = stage1.get_config()
-        for sizes in (config.speech_encoder.sizes, config.text_encoder.sizes, config.model.qformer):
-            sizes.update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
-        config.model.embed_dim = 32
-        config.mesh.replicated_limit = 1.0
-        config.data.update({"corpora": CORPUS, "data_dir": str(data_dir), "length_classes": (3.0,)})
-        config.data.max_tokens = 48
-        config.train.update({"budget": "4 steps", "batch_size": 16})
-        config.checkpointing.every = "2 steps"
-        config.evaluate.bootstrap_samples = 50
-        for key, value in overrides.items():
-            *sections, last = key.split(".")
-            section = config
-            for name in sections:
-                section = section[name]
-            section[last] = value
-        return config
 
-    return make
+@pytest.fixture(scope="session")
+def tiny2(data_dir):
+    """tiny2(**{"section.key": value}) -> config of stage 2, of the same speech side as `tiny`."""
+    heads = {"llm.sizes.num_kv_heads": 1, "llm.sizes.head_dim": 16}
+    return lambda **overrides: shrink(stage2.get_config(), data_dir, {**heads, **overrides})
 
 
 @pytest.fixture(scope="session")

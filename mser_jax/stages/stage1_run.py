@@ -1,0 +1,111 @@
+"""The speech side of a stage 1 run, from which stage 2 starts (`config.init_from`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mser_jax import config as config_lib
+from mser_jax import state
+from mser_jax.checkpoint import Checkpoints, difference
+from mser_jax.models import lora
+from mser_jax.parallel import sharding
+from mser_jax.stages.alignment import Alignment
+from mser_jax.stages.base import Params
+
+# Parts of the network that are taken over; first elements of the parameters' paths.
+PARTS = ("speech_encoder", "layer_mix", "qformer")
+# What decides the meaning of those parameters beside their shapes.
+_SAME = ("num_layers", "num_queries", "width", "num_heads", "mlp_width")
+
+
+def is_taken(path: str) -> bool:
+    """Whether a parameter of this path comes from stage 1."""
+    return path.partition("/")[0] in PARTS
+
+
+class Stage1Run:
+    """The newest checkpoint of a stage 1 run."""
+
+    def __init__(self, workdir: str) -> None:
+        """Raises ConfigError where there is none, or it is of another stage; CheckpointError where it is damaged."""
+        folder = epath.Path(workdir) / "checkpoints"
+        self._checkpoints = Checkpoints(folder) if folder.exists() else None
+        if self._checkpoints is None or self._checkpoints.latest is None:
+            raise config_lib.ConfigError(f"--config.init_from={workdir}: no checkpoint below {folder}")
+        self.workdir, self.step = workdir, self._checkpoints.latest
+        self._metadata = self._checkpoints.metadata(self.step)
+        self._config = config_lib.from_dict(self._metadata["config"])
+        if self._config.stage != "alignment":
+            raise config_lib.ConfigError(
+                f"--config.init_from={workdir}: a run of {self._config.stage!r}, expected one of stage 1, 'alignment'"
+            )
+
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """Of its speech encoder (towers.describe)."""
+        return {"speech_encoder": self._metadata["architecture"]["speech_encoder"]}
+
+    @property
+    def trained_on(self) -> Mapping[str, list[str]]:
+        """Corpora and languages that it heard."""
+        return self._metadata["trained_on"]
+
+    def load(self, config: ConfigDict, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+        """Its values of the leaves of PARTS in `abstract` {path: shape, dtype, sharding}.
+
+        Adapters that stage 1 did not have are not among them.
+
+        Raises:
+            ConfigError: lists every leaf that is missing, left over or mis-shaped, and every option that differs.
+        """
+        saved = {path: leaf for path, leaf in self._shapes().items() if is_taken(path)}
+        wanted = {
+            path: leaf
+            for path, leaf in abstract.items()
+            if is_taken(path) and (path in saved or not lora.is_adapter(path))
+        }
+        lines = [*self._options(config), *difference(wanted, saved)]
+        if lines:
+            hint = ""
+            if any(lora.is_adapter(path) for path in saved.keys() - wanted.keys()):
+                hint = f"\nIt has adapters: lora.pattern must match them too, its own was {self._config.lora.pattern!r}"
+            raise config_lib.ConfigError(
+                f"--config.init_from={self.workdir} (step {self.step}) does not fit this network:\n  "
+                + "\n  ".join(lines)
+                + hint
+            )
+        logging.info("%d leaves from %s, step %d", len(wanted), self.workdir, self.step)
+        if "frozen" not in self._metadata:
+            return self._checkpoints.restore_params(wanted, self.step, partial=True)
+        params = self._whole(next(iter(wanted.values())).sharding.mesh)
+        return {path: jax.device_put(params[path], leaf.sharding) for path, leaf in wanted.items()}
+
+    def _options(self, config: ConfigDict) -> list[str]:
+        """A line for each option that differs, of those that parameters' shapes do not tell."""
+        ours, theirs = config.model, self._config.model
+        pairs = {f"model.qformer.{name}": (ours.qformer[name], theirs.qformer[name]) for name in _SAME}
+        pairs["model.frame_pool"] = ours.frame_pool, theirs.frame_pool
+        return [f"{name}: {a!r} here, {b!r} in stage 1" for name, (a, b) in pairs.items() if a != b]
+
+    def _shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        if "frozen" not in self._metadata:
+            return self._checkpoints.shapes(self.step)
+        return state.define(Alignment(self._config, self._metadata).build).abstract
+
+    def _whole(self, mesh: Mesh) -> Params:
+        """All parameters of an adapters-only checkpoint."""
+        stage = Alignment(self._config, self._metadata)
+        definition = state.define(stage.build)
+        abstract = sharding.placed(definition.abstract, mesh)
+
+        def frozen(wanted: dict[str, jax.ShapeDtypeStruct]) -> state.Flat:
+            return state.initial(definition, self._config.seed, wanted, stage.pretrained(abstract))
+
+        return self._checkpoints.restore_params(abstract, self.step, frozen)
