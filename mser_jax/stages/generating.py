@@ -70,6 +70,8 @@ class GenerationEvaluator:
 
     def run(self, params: Params, step: int, run: epath.Path, folder: epath.Path) -> Iterator[tuple[str, float]]:
         """Yields, below the name of each extractor, averages over languages and the share of unparseable answers."""
+        if not self._extractors:
+            return
         evaluation = self._evaluation
         tokens, kept = scoring.over_table(self._answer, params, self._data, evaluation.table, self._mesh, "generation")
         texts = [self._chat.decode(row) for row in tokens]
