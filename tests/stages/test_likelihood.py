@@ -1,0 +1,202 @@
+"""Label likelihood against a full forward pass for each label; prior, ensemble and mesh; generation end to end."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from scipy.special import log_softmax, softmax
+
+from configs import stage2
+from mser_jax import config as config_lib
+from mser_jax import predict, stages, state, train
+from mser_jax.checkpoint import Checkpoints
+from mser_jax.data import audio, device, instructions, prompts
+from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.stages import generating, likelihood, scoring
+
+LABELS = ("Wut", "happy", "bored", "sad", "sadly")
+METADATA = {
+    "trained_on": {"corpora": ["synthetic"], "languages": ["en"]},
+    "num_classes": {"language": 8, "speaker": 64, "domain": 2},
+    "size": {"examples": 100, "hours": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def small(tiny):
+    """small(**{"section.key": value}) -> config of stage 2 on the corpus of these tests."""
+
+    def make(**overrides):
+        config, first = stage2.get_config(), tiny()
+        for sizes in (config.speech_encoder.sizes, config.model.qformer):
+            sizes.update({"num_layers": 1, "width": 48, "num_heads": 2, "mlp_width": 96})
+        config.llm.sizes.update(
+            {"num_layers": 2, "width": 48, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 96}
+        )
+        config.mesh.replicated_limit = 1.0
+        config.data.update({"corpora": first.data.corpora, "data_dir": first.data.data_dir, "length_classes": (3.0,)})
+        config.evaluate.update({"bootstrap_samples": 20, "paraphrases": 2, "prompt_languages": "en,de"})
+        for key, value in overrides.items():
+            section, last = key.split(".")
+            config[section][last] = value
+        return config
+
+    return make
+
+
+def opened(config, mesh):
+    """(stage, random parameters that are not near zero) without data."""
+    stage = stages.make(config, METADATA)
+    params = state.initial_params(state.define(stage.build), jax.random.key(3))
+    return stage, jax.tree.map(lambda leaf: jax.device_put(leaf, mesh_lib_whole(mesh)), params)
+
+
+def mesh_lib_whole(mesh):
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def speech(rows, mesh):
+    rng = np.random.default_rng(5)
+    waveform = rng.integers(-2000, 2000, (rows, 48_000)).astype(np.int16)
+    return device.to_device({"waveform": waveform, "num_samples": np.full(rows, 40_000, np.int32)}, mesh)
+
+
+def naive(stage, params, question, words):
+    """(waveform, num_samples) -> mean log-probability of a token of each word, by a full forward pass of its own."""
+    model, chat = state.define(stage.build).merge(params), stage.chat
+    ids = [chat.label(word) for word in words]
+    close = any(a != b and b[: len(a)] == a for a in ids for b in ids)
+    ids = [np.array([*label, chat.end] if close else label) for label in ids]
+    prompt = chat.prompt(question)
+    longest = max(map(len, ids))
+    rows = [np.concatenate([prompt, label[:-1]]) for label in ids]
+    tokens = np.stack([np.pad(row, (0, len(prompt) + longest - len(row))) for row in rows]).astype(np.int32)
+    mask = np.arange(tokens.shape[1]) < np.array([len(row) for row in rows])[:, None]
+    places = np.broadcast_to(len(prompt) - 1 + np.arange(longest), (len(ids), longest))
+
+    @jax.jit
+    def logits(waveform, num_samples):
+        soft = model.encode_speech(waveform, num_samples)
+        return model.answer_logits(soft, tokens, mask, places, rng=None)
+
+    def score(waveform, num_samples):
+        speech_of_each = (np.repeat(np.asarray(x), len(ids), axis=0) for x in (waveform, num_samples))
+        logp = log_softmax(np.asarray(logits(*speech_of_each), np.float64), -1)
+        return np.array([row[np.arange(len(label)), label].mean() for row, label in zip(logp, ids, strict=True)])
+
+    return score
+
+
+def test_equals_a_forward_pass_for_each_label(small):
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        stage, params = opened(small(**{"evaluate.paraphrases": 1}), mesh)
+        batch = speech(4, mesh)
+        scorer = stage.scorer(LABELS, languages=(), mesh=mesh)
+        ours, each = np.asarray(scorer(params, batch)), np.asarray(scorer.log_likelihoods(params, batch))
+        prior, clips = scorer.prior(params), audio.content_free(48_000, 4)
+        asked = scorer.questions
+        assert each.shape == (4, 2, 5) and [question.language for question in asked] == ["en", "de"]
+        assert asked[1].words == ("Wut", "Freude", "bored", "Trauer", "sadly")
+        score = naive(stage, params, asked[1].text, asked[1].words)
+        one = score(batch["waveform"][1:2], batch["num_samples"][1:2])
+        np.testing.assert_allclose(each[1, 1], one, atol=1e-4)
+        silent = [score(clips[j : j + 1], np.full(1, 48_000, np.int32)) for j in range(4)]
+        np.testing.assert_allclose(prior[1], np.mean(silent, 0), atol=1e-4)
+        np.testing.assert_allclose(ours, softmax((each - prior).mean(1), -1), atol=1e-6)
+        assert np.abs(ours - softmax(each.mean(1), -1)).max() > 1e-4, "the prior does something"
+
+
+def test_the_mesh_does_not_matter(small):
+    found = []
+    for devices in (1, 2):
+        mesh = mesh_lib.make_mesh(1, devices, devices=jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            config = small(**{"evaluate.paraphrases": 1, "evaluate.prior": "none"})
+            stage, params = opened(config, mesh)
+            scorer = stage.scorer(("angry", "happy"), languages=("en",), mesh=mesh)
+            found.append(np.asarray(scorer(params, speech(2, mesh))))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_questions():
+    found = likelihood.ensemble(("furious", "traurig"), ("fr", "en"), 3)
+    assert [question.text for question in found[:3]] == list(instructions.questions("emotion", "fr")[:3])
+    assert {question.words for question in found} == {("furious", "tristesse"), ("furious", "sadness")}
+    assert prompts.label_word("sad", "fr") == "tristesse"
+    for languages, paraphrases in ((("tlh",), 1), ((), 1), (("en",), 0)):
+        with pytest.raises(ValueError, match="some of"):
+            likelihood.ensemble(("a", "b"), languages, paraphrases)
+
+
+def test_evaluators_from_data_to_results(small, tmp_path):
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        config = small(
+            **{
+                "evaluate.paraphrases": 1,
+                "evaluate.include_languages": "fa",
+                "evaluate.dev_utterances": 16,
+                "evaluate.prompt_languages": "de",
+            }
+        )
+        config.evaluate.label_space = "angry,sad,neutral"
+        config.evaluate.extractors = "levenshtein,exact"
+        stage = stages.make(config)
+        params = state.initial_params(state.define(stage.build), jax.random.key(3))
+        evaluators = {evaluator.name: evaluator for evaluator in stage.evaluators(mesh)}
+        values = {name: dict(e.run(params, 7, tmp_path, tmp_path)) for name, e in evaluators.items()}
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["scoring"] == "label_likelihood" and results["stage"] == "finetuning"
+    assert results["rows"][0]["n"] == 48 and results["calibration"]["dev"]["n"] == 16
+    assert [question["language"] for question in results["calibration"]["questions"]] == ["de"]
+    assert results["calibration"]["prior"]["kind"] == "content_free"
+    assert 0 <= results["calibration"]["prior"]["ua_without"] <= 1 and "ece/after" in values["label_likelihood"]
+    for name in ("exact", "levenshtein"):
+        written = json.loads((tmp_path / f"generation_{name}" / "results.json").read_text())
+        assert written["scoring"] == f"generation:{name}" and written["rows"][0]["n"] == 48
+        assert written["rows"][0]["unparseable"] == round(48 * values["generation"][f"{name}/unparseable"])
+        assert written["rows"][0]["ece"] is None
+    assert (tmp_path / "reliability.png").exists()
+
+
+def test_predict_takes_a_checkpoint_of_stage_2(small, tmp_path, capsys):
+    """What is trained is all that is saved here: the rest is made again."""
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    config = small(
+        **{"evaluate.prompt_languages": "en", "evaluate.paraphrases": 1, "checkpointing.content": "trainable"}
+    )
+    with jax.set_mesh(mesh):
+        program = train.build(config, mesh)
+        checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", content=config.checkpointing.content)
+        checkpoints.save(
+            state.create(program.init, program.abstract), {"config": config.to_dict(), **program.stage.metadata()}
+        )
+        checkpoints.close()
+    sound = np.random.default_rng(0).uniform(-0.3, 0.3, 20_000)
+    soundfile.write(tmp_path / "a.wav", sound, 16_000)
+    arguments = [f"--checkpoint={tmp_path / 'run'}", str(tmp_path / "a.wav"), "--labels=Wut,bored,sad"]
+    assert predict.main([*arguments, "--language=de"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["stage"] == "finetuning" and list(answer["probabilities"]) == ["Wut", "bored", "sad"]
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_scored_is_refused_before_training(small):
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    for key, value, said in (
+        ("extractors", "exat", "exat; there are exact, levenshtein"),
+        ("prior", "content", "Did you mean 'content_free'"),
+        ("prompt_languages", "en,tlh", "tlh"),
+        ("paraphrases", 0, "0 questions"),
+    ):
+        stage = stages.make(small(**{f"evaluate.{key}": value}), METADATA)
+        with pytest.raises(config_lib.ConfigError, match=said):
+            stage.evaluators(mesh)
+
+
+def test_one_hot():
+    assert generating.one_hot(["b", None], ("a", "b")).tolist() == [[0, 1], [0, 0]]
+    assert scoring.check_labels(LABELS) == LABELS
