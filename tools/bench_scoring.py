@@ -1,13 +1,12 @@
 """What it costs to score an utterance against more labels: speech encoder, Q-Former and LLM, random weights.
 
-Usage: python tools/bench_scoring.py [--labels=4,7,40] [--batch_size=8] [--seconds=4] [--repeats=5] [--tokenizer=DIR]
-         [--config=configs/stage2.py:…]
+Usage: python tools/bench_scoring.py [--labels=4,7,40] [--batch_size=8] [--seconds=4] [--repeats=5] [--label_tokens=1]
+         [--tokenizer=DIR] [--config=configs/stage2.py:…]
 Prints JSON: utterances/s of the whole scorer with one English question, for each number of labels (medians of runs in
 turns), and how much longer the largest takes than the smallest. Beside them the inner nodes of the labels' trie, each
-of which the LLM reads and its head normalises over the whole vocabulary: they, not the labels, are what costs. With
---one_token every label is one token, and there is only the root. Without --config the network is Whisper-base, a
-Q-Former of 8 queries and an LLM with the sizes of Gemma 3 270M, in float32. Without --tokenizer a question has 32
-tokens and labels as many as 40 English words for emotions have in Gemma's: 11 of 1, 26 of 2, 3 of 3.
+of which the LLM reads and its head normalises over the whole vocabulary: they, not the labels, are what costs. Without
+--config the network is Whisper-base, a Q-Former of 8 queries and an LLM with the sizes of Gemma 3 270M, in float32.
+Without --tokenizer a question has 20 tokens and a label --label_tokens: Gemma's own has one for each of the 40 words.
 """
 
 from __future__ import annotations
@@ -41,15 +40,13 @@ from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import alignment
 from mser_jax.stages.likelihood import LikelihoodScorer
 
-# Labels, and how many tokens Gemma's tokenizer makes of each.
-WORDS = {
-    "anger": 1, "happiness": 1, "neutral": 1, "sadness": 2, "fear": 1, "surprise": 1, "disgust": 2, "boredom": 3,
-    "calm": 2, "contempt": 2, "excitement": 2, "frustration": 2, "pride": 2, "shame": 2, "guilt": 2, "relief": 1,
-    "hope": 1, "love": 1, "envy": 2, "jealousy": 3, "amusement": 2, "anxiety": 2, "awe": 2, "confusion": 1,
-    "curiosity": 2, "despair": 2, "embarrassment": 3, "gratitude": 2, "grief": 2, "interest": 1, "nostalgia": 2,
-    "panic": 1, "regret": 2, "satisfaction": 2, "sympathy": 2, "tenderness": 2, "triumph": 2, "worry": 2,
-    "irritation": 2, "enthusiasm": 2,
-}  # fmt: skip
+WORDS = [
+    "anger", "happiness", "neutral", "sadness", "fear", "surprise", "disgust", "boredom", "calm", "contempt",
+    "excitement", "frustration", "pride", "shame", "guilt", "relief", "hope", "love", "envy", "jealousy", "amusement",
+    "anxiety", "awe", "confusion", "curiosity", "despair", "embarrassment", "gratitude", "grief", "interest",
+    "nostalgia", "panic", "regret", "satisfaction", "sympathy", "tenderness", "triumph", "worry", "irritation",
+    "enthusiasm",
+]  # fmt: skip
 WHISPER_BASE = WhisperConfig(
     num_layers=6, width=512, num_heads=8, mlp_width=2048, conv_strides=(1, 2), stored_positions=True
 )
@@ -63,22 +60,22 @@ QFORMER = QFormerConfig(num_layers=1, num_queries=8, width=128, num_heads=4, mlp
 
 
 class RandomChat:
-    """Stands for a tokenizer: prompts of 32 tokens and labels of as many as WORDS says, each with ids of its own."""
+    """Stands for a tokenizer: prompts of 20 tokens, speech included, labels of `label_tokens` that none shares."""
 
     end = 1
 
-    def __init__(self, num_speech: int, one_token: bool) -> None:
-        self._num_speech, self._one_token = num_speech, one_token
+    def __init__(self, num_speech: int, label_tokens: int) -> None:
+        self._num_speech, self._label_tokens = num_speech, label_tokens
 
     def prompt(self, question: str) -> np.ndarray:
-        """8 ids, the speech, 24 ids."""
+        """A first id, the speech, and the rest."""
         del question
-        return np.array([*range(2, 10), *(SPEECH,) * self._num_speech, *range(10, 34)], np.int32)
+        return np.array([2, *(SPEECH,) * self._num_speech, *range(10, 29 - self._num_speech)], np.int32)
 
     def label(self, text: str) -> list[int]:
         """Ids that no other word of WORDS has."""
-        first = 1000 + 10 * list(WORDS).index(text)
-        return list(range(first, first + (1 if self._one_token else WORDS[text])))
+        first = 1000 + self._label_tokens * WORDS.index(text)
+        return list(range(first, first + self._label_tokens))
 
 
 def network(spec: str) -> tuple[ConfigDict, state.ModelDefinition, int]:
@@ -95,7 +92,9 @@ def measure(options: argparse.Namespace) -> dict[int, tuple[float, int]]:
     """{number of labels: (median seconds of one batch, inner nodes of their trie)}."""
     config, definition, num_speech = network(options.config)
     config.evaluate.update({"paraphrases": 1, "prior": "none"})
-    chat = get_chat(options.tokenizer, num_speech) if options.tokenizer else RandomChat(num_speech, options.one_token)
+    chat = (
+        get_chat(options.tokenizer, num_speech) if options.tokenizer else RandomChat(num_speech, options.label_tokens)
+    )
     counts = [int(count) for count in options.labels.split(",")]
     mesh = mesh_lib.make_mesh()
     with jax.set_mesh(mesh):
@@ -104,7 +103,7 @@ def measure(options: argparse.Namespace) -> dict[int, tuple[float, int]]:
         noise = np.random.default_rng(0).integers(-3000, 3000, (options.batch_size, samples)).astype(np.int16)
         host = {"waveform": noise, "num_samples": np.full(options.batch_size, samples, np.int32)}
         batch = device.to_device(host, mesh)
-        scorers = {n: LikelihoodScorer(config, definition, chat, mesh, list(WORDS)[:n], ("en",)) for n in counts}
+        scorers = {n: LikelihoodScorer(config, definition, chat, mesh, WORDS[:n], ("en",)) for n in counts}
         took: dict[int, list[float]] = {n: [] for n in counts}
         for turn in range(options.repeats + 1):
             for n, scorer in scorers.items():
@@ -112,7 +111,7 @@ def measure(options: argparse.Namespace) -> dict[int, tuple[float, int]]:
                 jax.block_until_ready(scorer(params, batch))
                 if turn:  # the first compiles
                     took[n].append(time.perf_counter() - begin)
-    nodes = {n: 1 + len(LabelTrie([chat.label(word) for word in list(WORDS)[:n]], chat.end).tokens) for n in counts}
+    nodes = {n: 1 + len(LabelTrie([chat.label(word) for word in WORDS[:n]], chat.end).tokens) for n in counts}
     return {n: (statistics.median(times), nodes[n]) for n, times in took.items()}
 
 
@@ -124,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokenizer", default="", help='a directory with a Hugging Face tokenizer, or "byt5"')
-    parser.add_argument("--one_token", action="store_true")
+    parser.add_argument("--label_tokens", type=int, default=1)
     parser.add_argument("--config", default="")
     options = parser.parse_args(argv)
     found = measure(options)
