@@ -6,8 +6,9 @@ import pytest
 
 from mser_jax import config as config_lib
 from mser_jax import train
+from mser_jax.models import lora
 from mser_jax.parallel import mesh as mesh_lib
-from mser_jax.stages import alignment
+from mser_jax.stages import alignment, finetuning
 
 # Millions of parameters of the encoder, of the text model without its pooler (published figures, rounded).
 PRESETS = {
@@ -38,3 +39,41 @@ def test_preset_compiles_without_weights(name):
     if mesh.shape["fsdp"] == 8:
         whole = sum(4 * np.prod(leaf.shape) for leaf in frozen.values())
         assert memory.argument_size_in_bytes < whole / 6, "the frozen towers are sharded too"
+
+
+# Millions of parameters of the encoder, of the LLM (published figures, rounded), and of the LLM's adapters.
+STAGE2 = {
+    "whisper_base_gemma": (20.6, 268.1, 1.9),
+    "whisper_large_v3_llama3_8b": (636.8, 8030.3, 41.9),
+    "whisper_large_v3_llama3_8b_full": (636.8, 8030.3, 0.0),
+    "whisper_large_v3_llama3_70b": (636.8, 70553.7, 207.1),
+}
+
+
+@pytest.mark.parametrize("name", STAGE2)
+def test_stage2_preset_is_traced_without_weights(name):
+    """Network, step and shardings on 8 devices; not compiled, which takes 20 s each."""
+    config = config_lib.load(f"configs/stage2.py:{name}")
+    assert config.speech_encoder.init and config.llm.init
+    config.speech_encoder.init = config.llm.init = ""
+    # Bytes stand in for the tokenizer that comes with the weights, and are more.
+    config.data.sequences.update({"short": (140, 48), "long": (200, 100)})
+    mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
+    with jax.set_mesh(mesh):
+        stage = finetuning.Finetuning(config, alignment.SYNTHETIC)
+        program = train.build(config, mesh, stage=stage)
+        program.train_step.lower(program.abstract, stage.batch_spec(mesh))
+    params = program.abstract.params
+
+    def millions(chosen):
+        return sum(np.prod(leaf.shape) for path, leaf in params.items() if chosen(path)) / 1e6
+
+    found = (
+        millions(lambda path: path.startswith("speech_encoder/")),
+        millions(lambda path: path.startswith("llm/") and not lora.is_adapter(path)),
+        millions(lora.is_adapter),
+    )
+    assert found == pytest.approx(STAGE2[name], rel=0.01)
+    learns = {path.partition("/")[0] for path in program.abstract.trainable if not lora.is_adapter(path)}
+    full = {"llm"} if name.endswith("full") else set()
+    assert learns == {"layer_mix", "qformer", "soft_projection", "soft_norm"} | full
