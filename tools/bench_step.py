@@ -2,6 +2,7 @@
 
 Usage: python tools/bench_step.py [--config=configs/stage1.py[:variant]] [--devices=1,8] [--repeats=3] [--steps=8]
        python tools/bench_step.py --stage=1 --beside=torch [--learn=all,heads] [--repeats=3] [--steps=5]
+       python tools/bench_step.py --stage=2 --beside=torch [--repeats=3] [--steps=5]
 Every measurement is a process of its own (the number of CPU devices is fixed when jax starts); they alternate, and
 medians are printed as JSON. Batches are synthetic: the input pipeline has a bench of its own.
 
@@ -11,6 +12,10 @@ AdamW, in float32 on one device. `all` learns every parameter, `heads` all but t
 (tools/bench_step_torch.py) clips are padded to the 30 s that Whisper's feature extractor gives its users, or, with the
 position table cut, to 4 s. `cached` starts from kept features (config.data.feature_cache), so its speech encoder
 is frozen whatever learns.
+
+Stage 2's (tools/bench_step_torch_llm.py) starts from the same clips and has rows of 40 tokens, 14 of them the answer's;
+Gemma 3 270M with adapters on all its linear layers. `torch_30s` has logits at every token, as transformers' loss takes
+them; `torch_4s` at the answer only, as ours. What learns has the same size in all rows, or nothing is printed.
 """
 
 from __future__ import annotations
@@ -37,18 +42,28 @@ from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import alignment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BESIDE_CONFIG = f"{ROOT}/configs/stage1.py:whisper_base_e5"
+BESIDE_CONFIG = {1: f"{ROOT}/configs/stage1.py:whisper_base_e5", 2: f"{ROOT}/configs/stage2.py:whisper_base_gemma"}
 SECONDS, TOKENS, BATCH = 4, 16, 8
+# Stage 2's tokens of a row, and of its answer.
+ROW, ANSWER = 40, 14
+STAGES = {"alignment": alignment.Alignment, "finetuning": finetuning.Finetuning}
 
 
-def beside_config(learn: str, cached: bool) -> Any:
+def beside_config(spec: str, learn: str, cached: bool) -> Any:
     """The config of one of our rows beside PyTorch: shapes only, no weights are needed."""
-    config = config_lib.load(BESIDE_CONFIG)
-    config.speech_encoder.init = config.text_encoder.init = ""
+    config = config_lib.load(spec)
+    for tower in ("speech_encoder", "text_encoder", "llm"):
+        if tower in config:
+            config[tower].init = ""
     config.train.batch_size = BATCH
-    config.data.update({"length_classes": (float(SECONDS),), "max_tokens": TOKENS})
+    config.data.length_classes = (float(SECONDS),)
     config.data.feature_cache = "auto" if cached else ""
     config.precision.compute = "float32"
+    if config.stage == "finetuning":
+        # Bytes stand for the tokenizer that comes with the weights, and need more room; `measure` takes it back.
+        config.data.sequences.short = (200, 100)
+        return config
+    config.data.max_tokens = TOKENS
     if learn == "all":
         config.optim.groups = ((".*", 1.0),) if not cached else (("^speech_encoder/", 0.0), (".*", 1.0))
         # As PyTorch's kernels do: the backward pass computes GELU and normalisations again.
@@ -61,8 +76,13 @@ def measure(config: Any, steps: int) -> dict[str, float]:
     config.train.budget = "100 steps"
     mesh = mesh_lib.make_mesh()
     with jax.set_mesh(mesh):
-        program = train.build(config, mesh, stage=alignment.Alignment(config, alignment.SYNTHETIC))
-        batch = synthetic_batch(program.stage.batch_spec(mesh), max(config.data.length_classes))
+        program = train.build(config, mesh, stage=STAGES[config.stage](config, alignment.SYNTHETIC))
+        spec = program.stage.batch_spec(mesh)
+        if "targets" in spec:
+            lengths = {"tokens": ROW, "token_mask": ROW} | dict.fromkeys(TARGETS, ANSWER)
+            spec |= {name: spec[name].update(shape=(spec[name].shape[0], n)) for name, n in lengths.items()}
+        num_speech = config.model.qformer.num_queries
+        batch = synthetic_batch(spec, max(config.data.length_classes), num_speech)
         train_state = state.create(program.init, program.abstract)
         begin = time.perf_counter()
         train_state, metrics = program.train_step(train_state, batch)
@@ -76,7 +96,7 @@ def measure(config: Any, steps: int) -> dict[str, float]:
             train_state, metrics = program.train_step(train_state, batch)
         jax.block_until_ready(metrics)
         seconds = (time.perf_counter() - begin) / steps
-    flops = program.stage.flops(program.stage.batch_spec(mesh))
+    flops = program.stage.flops(spec)
     return {
         "devices": mesh.devices.size,
         "utterances_per_second": config.train.batch_size / seconds,

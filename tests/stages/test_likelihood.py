@@ -37,7 +37,9 @@ def small(tiny):
         )
         config.mesh.replicated_limit = 1.0
         config.data.update({"corpora": first.data.corpora, "data_dir": first.data.data_dir, "length_classes": (3.0,)})
-        config.evaluate.update({"bootstrap_samples": 20, "paraphrases": 2, "prompt_languages": "en,de"})
+        config.evaluate.update(
+            {"bootstrap_samples": 20, "paraphrases": 2, "prompt_languages": "en,de", "prior": "content_free"}
+        )
         for key, value in overrides.items():
             section, last = key.split(".")
             config[section][last] = value
