@@ -65,8 +65,8 @@ def evaluation() -> dict:
         # Utterances that fit the temperature of the probabilities; never any that are scored. 0: none is fitted.
         "dev_split": "train",
         "dev_utterances": 256,
-        # Of an LLM (stage 2): questions a language, the prior that is subtracted (content_free: what it says where nobody
-        # speaks; it cost .07 UA on M5SER-mini, where silence is no average of the emotions), and how written answers
+        # Of an LLM (stage 2): questions a language; the prior that is subtracted (content_free is what it says where
+        # nobody speaks: .07 UA less on M5SER-mini, where silence is no average of the emotions); how written answers
         # are read (exact, levenshtein; '' is not at all).
         "paraphrases": 1,
         "prior": "none",
