@@ -38,22 +38,29 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from mser_jax import config as config_lib
 from mser_jax import state, train
+from mser_jax.data.chat import SPEECH
 from mser_jax.parallel import mesh as mesh_lib
-from mser_jax.stages import alignment
+from mser_jax.stages import alignment, finetuning, towers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BESIDE_CONFIG = {1: f"{ROOT}/configs/stage1.py:whisper_base_e5", 2: f"{ROOT}/configs/stage2.py:whisper_base_gemma"}
 SECONDS, TOKENS, BATCH = 4, 16, 8
-# Stage 2's tokens of a row, and of its answer.
 ROW, ANSWER = 40, 14
+LENGTHS = {
+    1: {},
+    2: {
+        **dict.fromkeys(("tokens", "token_mask"), ROW),
+        **dict.fromkeys(("targets", "target_positions", "target_mask"), ANSWER),
+    },
+}
 STAGES = {"alignment": alignment.Alignment, "finetuning": finetuning.Finetuning}
 
 
-def beside_config(spec: str, learn: str, cached: bool) -> Any:
-    """The config of one of our rows beside PyTorch: shapes only, no weights are needed."""
+def beside_config(spec: str, learn: str = "heads", cached: bool = False) -> Any:
+    """The config of one of our rows beside PyTorch: shapes only, unless $MSER_WEIGHTS has weights for stage 2."""
     config = config_lib.load(spec)
-    for tower in ("speech_encoder", "text_encoder", "llm"):
-        if tower in config:
+    if config.stage == "alignment" or not os.environ.get("MSER_WEIGHTS"):
+        for tower in towers.TOWERS.keys() & config.keys():
             config[tower].init = ""
     config.train.batch_size = BATCH
     config.data.length_classes = (float(SECONDS),)
@@ -71,19 +78,21 @@ def beside_config(spec: str, learn: str, cached: bool) -> Any:
     return config
 
 
-def measure(config: Any, steps: int) -> dict[str, float]:
-    """One child: compiles, warms up, times `steps` steps on the devices it finds."""
+def measure(config: Any, steps: int, lengths: Mapping[str, int] = LENGTHS[1]) -> dict[str, float]:
+    """One child: compiles, warms up, times `steps` steps on the devices it finds.
+
+    `lengths`: tokens of a row, for each array of the batch whose rows shall have others than the config says.
+    """
     config.train.budget = "100 steps"
     mesh = mesh_lib.make_mesh()
     with jax.set_mesh(mesh):
         program = train.build(config, mesh, stage=STAGES[config.stage](config, alignment.SYNTHETIC))
         spec = program.stage.batch_spec(mesh)
-        if "targets" in spec:
-            lengths = {"tokens": ROW, "token_mask": ROW} | dict.fromkeys(TARGETS, ANSWER)
-            spec |= {name: spec[name].update(shape=(spec[name].shape[0], n)) for name, n in lengths.items()}
-        num_speech = config.model.qformer.num_queries
-        batch = synthetic_batch(spec, max(config.data.length_classes), num_speech)
-        train_state = state.create(program.init, program.abstract)
+        for name, size in lengths.items():
+            spec[name] = spec[name].update(shape=(config.train.batch_size, size))
+        batch = synthetic_batch(spec, max(config.data.length_classes), config.model.qformer.num_queries)
+        given = program.stage.pretrained(program.abstract.params)
+        train_state = state.create(program.init, program.abstract, given)
         begin = time.perf_counter()
         train_state, metrics = program.train_step(train_state, batch)
         jax.block_until_ready(metrics)
@@ -91,11 +100,13 @@ def measure(config: Any, steps: int) -> dict[str, float]:
         for _ in range(2):
             train_state, metrics = program.train_step(train_state, batch)
         jax.block_until_ready(metrics)
-        begin = time.perf_counter()
+        took = []
         for _ in range(steps):
+            begin = time.perf_counter()
             train_state, metrics = program.train_step(train_state, batch)
-        jax.block_until_ready(metrics)
-        seconds = (time.perf_counter() - begin) / steps
+            jax.block_until_ready((train_state, metrics))
+            took.append(time.perf_counter() - begin)
+    seconds = statistics.median(took)
     flops = program.stage.flops(spec)
     return {
         "devices": mesh.devices.size,
@@ -106,8 +117,11 @@ def measure(config: Any, steps: int) -> dict[str, float]:
     }
 
 
-def synthetic_batch(spec: Mapping[str, jax.ShapeDtypeStruct], seconds: float) -> dict[str, jax.Array]:
-    """Noise of full length (waveforms, or states), random tokens and labels, all rows valid; as the spec says."""
+def synthetic_batch(spec: Mapping[str, jax.ShapeDtypeStruct], seconds: float, num_speech: int) -> dict[str, jax.Array]:
+    """Noise of full length (waveforms, or states), random tokens and labels, all rows valid; as the spec says.
+
+    Where there are answers they end the rows, and soft tokens follow the first one.
+    """
     rng = np.random.default_rng(0)
     full = {"num_samples": round(seconds * 16_000), "num_frames": spec["states"].shape[1] if "states" in spec else 0}
     out = {}
@@ -119,8 +133,12 @@ def synthetic_batch(spec: Mapping[str, jax.ShapeDtypeStruct], seconds: float) ->
         elif name == "states":
             value = rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
         else:
-            low, high = {"waveform": (-3000, 3000), "tokens": (5, 380)}.get(name, (0, 2))
+            low, high = {"waveform": (-3000, 3000), "tokens": (5, 380), "targets": (5, 380)}.get(name, (0, 2))
             value = rng.integers(low, high, leaf.shape).astype(leaf.dtype)
+        if name == "tokens" and "targets" in spec:
+            value[:, 1 : 1 + num_speech] = SPEECH
+        if name == "target_positions":
+            value[:] = np.arange(spec["tokens"].shape[1])[-leaf.shape[1] :]
         out[name] = jax.device_put(value, leaf.sharding)
     return out
 
@@ -150,16 +168,27 @@ def alternate(rows: Mapping[str, Any], repeats: int) -> dict[str, dict[str, floa
     }
 
 
-def beside_torch(learn: str, steps: int, repeats: int) -> dict[str, Any]:
-    """The four rows and their ratios."""
-    script = str(ROOT / "tools/bench_step_torch.py")
+def torch_arguments(stage: int, seconds: int) -> tuple[str, list[str]]:
+    """The script of a stage in PyTorch, and its arguments for clips padded to `seconds`."""
+    sizes = [f"--seconds={seconds}", f"--clip_seconds={SECONDS}", f"--batch_size={BATCH}"]
+    if stage == 1:
+        return f"{ROOT}/tools/bench_step_torch.py", [*sizes, f"--max_tokens={TOKENS}"]
+    logits = "answers" if seconds == SECONDS else "all"
+    sizes += [f"--tokens={ROW}", f"--targets={ANSWER}", f"--logits={logits}"]
+    return f"{ROOT}/tools/bench_step_torch_llm.py", sizes
+
+
+def beside_torch(stage: int, learn: str, steps: int, repeats: int) -> dict[str, Any]:
+    """The four rows and their ratios. Exits where what learns has another size in PyTorch."""
+    common = [f"--learn={learn}"] * (stage == 1) + [f"--steps={steps}"]
 
     def torch(seconds: int) -> dict[str, float]:
-        sizes = [f"--clip_seconds={SECONDS}", f"--batch_size={BATCH}", f"--max_tokens={TOKENS}"]
-        return child([f"--seconds={seconds}", f"--learn={learn}", f"--steps={steps}", *sizes], script)
+        script, arguments = torch_arguments(stage, seconds)
+        return child([*common, *arguments], script)
 
     def ours(cached: bool) -> dict[str, float]:
-        return child(["--child", f"--learn={learn}", f"--steps={steps}", *(["--cached"] if cached else [])])
+        arguments = ["--child", f"--stage={stage}", "--beside=torch", *common, *(["--cached"] if cached else [])]
+        return child(arguments)
 
     rows = alternate(
         {
@@ -170,6 +199,9 @@ def beside_torch(learn: str, steps: int, repeats: int) -> dict[str, Any]:
         },
         repeats,
     )
+    learning = {name: row["learning_parameters"] for name, row in rows.items()}
+    if stage == 2 and len(set(learning.values())) > 1:
+        raise SystemExit(f"not the same network: {learning} parameters learn")
     rate = {name: row["utterances_per_second"] for name, row in rows.items()}
     padded, careful, plain, cached = rate.values()
     ratios = {
@@ -187,20 +219,24 @@ def main() -> None:
     parser.add_argument("--devices", default="1,8")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--stage", type=int, default=1, choices=(1,))
+    parser.add_argument("--stage", type=int, default=1, choices=tuple(BESIDE_CONFIG))
     parser.add_argument("--beside", choices=("torch",))
-    parser.add_argument("--learn", default="", help="with --beside: all, heads, or both, comma-separated")
+    parser.add_argument("--learn", default="", help="with --stage=1: all, heads, or both, comma-separated")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cached", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        config = beside_config(options.learn, options.cached) if options.learn else config_lib.load(options.config)
-        print(json.dumps(measure(config, options.steps)))
+        if options.beside:
+            config = beside_config(BESIDE_CONFIG[options.stage], options.learn, options.cached)
+            figures = measure(config, options.steps, LENGTHS[options.stage])
+        else:
+            figures = measure(config_lib.load(options.config), options.steps)
+        print(json.dumps(figures))
         return
     out: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
     if options.beside:
-        learns = (options.learn or "all,heads").split(",")
-        out["step"] = [beside_torch(learn, options.steps, options.repeats) for learn in learns]
+        learns = (options.learn or "all,heads").split(",") if options.stage == 1 else ["adapters"]
+        out["step"] = [beside_torch(options.stage, learn, options.steps, options.repeats) for learn in learns]
     else:
         arguments = ["--child", f"--config={options.config}", f"--steps={options.steps}"]
         rows = {count: lambda count=count: child(arguments, devices=int(count)) for count in options.devices.split(",")}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,18 @@ def loss_of(speech: torch.Tensor, text: torch.Tensor, emotion: torch.Tensor, sca
     return contrast - terms.mean()
 
 
+def median_seconds(step: Callable[[], None], steps: int) -> float:
+    """Of `steps` calls, after two to warm up."""
+    for _ in range(2):
+        step()
+    took = []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        step()
+        took.append(time.perf_counter() - begin)
+    return statistics.median(took)
+
+
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """From int16 waveforms and token ids to new parameters, `steps` times."""
     config = config_lib.load(CONFIG)
@@ -165,14 +179,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
 
-    for _ in range(2):
-        step()
-    begin = time.perf_counter()
-    for _ in range(options.steps):
-        step()
-    seconds = (time.perf_counter() - begin) / options.steps
     return {
-        "utterances_per_second": options.batch_size / seconds,
+        "utterances_per_second": options.batch_size / median_seconds(step, options.steps),
         "learning_parameters": sum(p.numel() for p in learning),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
