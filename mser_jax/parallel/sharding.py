@@ -28,10 +28,11 @@ def _explicit() -> bool | None:
 def constrain(x: jax.Array, spec: P) -> jax.Array:
     """Gives `x` the sharding `spec` on the mesh in context (jax.set_mesh); the identity without a mesh.
 
-    `with_sharding_constraint` only asserts on Explicit axes, so those are resharded.
+    `with_sharding_constraint` only asserts on Explicit axes, so those are resharded. What has that sharding already is
+    returned as it is: a scan over layers keeps for its backward pass a copy of all that it computes from its weights.
     """
     explicit = _explicit()
-    if explicit is None:
+    if explicit is None or (explicit and jax.typeof(x).sharding.spec == spec):
         return x
     return jax.sharding.reshard(x, spec) if explicit else jax.lax.with_sharding_constraint(x, spec)
 
