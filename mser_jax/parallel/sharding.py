@@ -32,7 +32,9 @@ def constrain(x: jax.Array, spec: P) -> jax.Array:
     returned as it is: a scan over layers keeps for its backward pass a copy of all that it computes from its weights.
     """
     explicit = _explicit()
-    if explicit is None or (explicit and jax.typeof(x).sharding.spec == spec):
+    if explicit is None:
+        return x
+    if explicit and jax.typeof(x).sharding == NamedSharding(jax.sharding.get_abstract_mesh(), spec):
         return x
     return jax.sharding.reshard(x, spec) if explicit else jax.lax.with_sharding_constraint(x, spec)
 
