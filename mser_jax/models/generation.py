@@ -57,21 +57,13 @@ def generate(
     if temperature < 0 or (temperature > 0 and rng is None):
         raise ValueError(f"generate: temperature={temperature} with rng={rng}, expected 0, or > 0 and a key")
 
-    def choose(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
-        """[B, width] -> int32 [B]."""
-        logits = llm.logits(hidden)
-        if temperature:
-            key, rows = jax.random.fold_in(rng, step), jax.typeof(logits[:, 0]).sharding
-            return jax.random.categorical(key, logits / temperature, out_sharding=rows).astype(jnp.int32)
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
     def is_stop(tokens: jax.Array) -> jax.Array:
         return (tokens[:, None] == jnp.asarray(stop_tokens, jnp.int32)).any(axis=1)
 
     def write(done: _Written) -> _Written:
         fed = done.last[:, None]
         hidden, cache = llm(llm.embed(fed), fed >= 0, cache=done.cache)
-        last = jnp.where(done.stopped, 0, choose(hidden[:, 0], done.step))
+        last = jnp.where(done.stopped, 0, _choose(llm, hidden[:, 0], done.step, temperature, rng))
         return _Written(
             step=done.step + 1,
             tokens=lax.dynamic_update_slice_in_dim(done.tokens, last[:, None], done.step, axis=1),
@@ -83,7 +75,7 @@ def generate(
 
     # The last token written is not read, so it needs no slot.
     hidden, cache = llm(x, mask, cache=llm.empty_cache(x.shape[0], x.shape[1] + max_new_tokens - 1))
-    first = choose(_at_last_token(hidden, mask), 0)
+    first = _choose(llm, _at_last_token(hidden, mask), 0, temperature, rng)
     start = _Written(
         step=jnp.ones((), jnp.int32),
         tokens=jnp.pad(first[:, None], ((0, 0), (0, max_new_tokens - 1))),
@@ -94,6 +86,15 @@ def generate(
     )
     end = lax.while_loop(lambda done: (done.step < max_new_tokens) & ~done.stopped.all(), write, start)
     return end.tokens, end.lengths
+
+
+def _choose(llm: LLM, hidden: jax.Array, step: jax.Array | int, temperature: float, rng: jax.Array | None) -> jax.Array:
+    """The next token after hidden states [B, width]: int32 [B]."""
+    logits = llm.logits(hidden)
+    if temperature:
+        key, rows = jax.random.fold_in(rng, step), jax.typeof(logits[:, 0]).sharding
+        return jax.random.categorical(key, logits / temperature, out_sharding=rows).astype(jnp.int32)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
 def _at_last_token(hidden: jax.Array, mask: jax.Array) -> jax.Array:
