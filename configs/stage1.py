@@ -129,7 +129,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {
             "speech_text": 1.0,
             "positives": "masked",  # or "multi_positive"
-            "implementation": "gathered",  # or "dense"
+            # Of all contrastive terms: the same numbers by "dense", "gathered" or "ring" (a batch of any size); "auto"
+            # goes by the global batch.
+            "implementation": "auto",
             "supcon": 1.0,
             "supcon_temperature": 0.1,
             "cross_language_weight": 2.0,

@@ -1,63 +1,28 @@
-"""Speech–text InfoNCE over the global batch: one name, several implementations of the same numbers."""
+"""Speech–text InfoNCE over the global batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from mser_jax.losses.contrast import Grid, by_row, row_losses, similarities
-from mser_jax.parallel.sharding import replicate
+from mser_jax.losses.contrast import AUTO, contrast
+from mser_jax.losses.pairs import Grid, Pairs
 
 POSITIVES = ("masked", "multi_positive")
 
-# (loss sum, hits speech→text, hits text→speech, false negatives), all float32 scalars.
-Sums = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-# (speech [n, d], text [n, d], logit_scale, facts {name: [n]}, positives) -> Sums
-Implementation = Callable[[jax.Array, jax.Array, jax.Array, Mapping[str, jax.Array], str], Sums]
 
-
-def _direction(logits: jax.Array, grid: Grid, positives: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rows looking for their columns: (loss sum, hits, number of false negatives)."""
+def _relation(grid: Grid, positives: str) -> Pairs:
     valid = grid.both("valid")
     own = grid.own() & valid
     alike = (own | grid.same("caption_id") | grid.same("emotion")) & valid
     false_negatives = alike & ~own
     if positives == "masked":
-        losses, _ = row_losses(logits, own, valid & ~false_negatives)
+        positive, candidates = own, valid & ~false_negatives
     else:
-        losses, _ = row_losses(logits, alike, valid)
-    # A tie is a miss, or a collapsed encoder would score 1.
-    best = jnp.where(alike, logits, -jnp.inf).max(-1)
-    hits = own.any(-1) & (best > jnp.where(valid & ~alike, logits, -jnp.inf).max(-1))
-    return losses.sum(), hits.sum(dtype=jnp.float32), false_negatives.sum(dtype=jnp.float32)
-
-
-def _dense(
-    speech: jax.Array, text: jax.Array, scale: jax.Array, facts: Mapping[str, jax.Array], positives: str
-) -> Sums:
-    """Both sides and the whole n × n matrix on every device: the reference, and the fastest for small n."""
-    grid = Grid(replicate, **facts)
-    logits = similarities(replicate(speech), replicate(text), scale)
-    to_text, hits_text, false_negatives = _direction(logits, grid, positives)
-    to_speech, hits_speech, _ = _direction(logits.T, grid, positives)
-    return 0.5 * (to_text + to_speech), hits_text, hits_speech, false_negatives
-
-
-def _gathered(
-    speech: jax.Array, text: jax.Array, scale: jax.Array, facts: Mapping[str, jax.Array], positives: str
-) -> Sums:
-    """Each device's rows against all columns, once in each direction: two n/P × n matrices a device."""
-    grid = Grid(by_row, **facts)
-    to_text, hits_text, false_negatives = _direction(
-        similarities(by_row(speech), replicate(text), scale), grid, positives
-    )
-    to_speech, hits_speech, _ = _direction(similarities(by_row(text), replicate(speech), scale), grid, positives)
-    return 0.5 * (to_text + to_speech), hits_text, hits_speech, false_negatives
-
-
-IMPLEMENTATIONS: dict[str, Implementation] = {"dense": _dense, "gathered": _gathered}
+        positive, candidates = alike, valid
+    return Pairs(positive, candidates, wanted=alike, counted={"false_negatives": false_negatives})
 
 
 def speech_text(
@@ -69,7 +34,7 @@ def speech_text(
     emotion: jax.Array,
     valid: jax.Array,
     positives: str = "masked",
-    implementation: str = "gathered",
+    implementation: str = AUTO,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Symmetric InfoNCE (van den Oord et al. 2018; both directions as in CLIP, Radford et al. 2021).
 
@@ -89,7 +54,7 @@ def speech_text(
       emotion: int [n], −1 unknown.
       valid: bool [n]; other rows are neither rows nor columns.
       positives: one of POSITIVES.
-      implementation: a key of IMPLEMENTATIONS.
+      implementation: one of contrast.CHOICES.
 
     Returns:
       (sum over valid rows, number of valid rows, metrics); both float32, the mean loss is their quotient.
@@ -99,23 +64,17 @@ def speech_text(
     Raises:
       ValueError: unknown `positives` or `implementation`.
     """
-    for name, value, known in (
-        ("positives", positives, POSITIVES),
-        ("implementation", implementation, tuple(IMPLEMENTATIONS)),
-    ):
-        if value not in known:
-            raise ValueError(f"speech_text: {name}={value!r}, expected one of {known}")
-    scale = jnp.asarray(logit_scale, jnp.float32)
+    if positives not in POSITIVES:
+        raise ValueError(f"speech_text: positives={positives!r}, expected one of {POSITIVES}")
     facts = {"caption_id": caption_id, "emotion": emotion, "valid": valid}
-    loss, hits_text, hits_speech, false_negatives = IMPLEMENTATIONS[implementation](
-        speech, text, scale, facts, positives
-    )
-    weight = valid.sum(dtype=jnp.float32)
-    rows = jnp.maximum(weight, 1.0)
+    relation = functools.partial(_relation, positives=positives)
+    found = contrast(speech, text, logit_scale, facts, relation, implementation)
+    # A valid row is its own positive.
+    rows = jnp.maximum(found.rows, 1.0)
     metrics = {
-        "recall_speech_to_text": hits_text / rows,
-        "recall_text_to_speech": hits_speech / rows,
-        "false_negatives": false_negatives,
-        "logit_scale": scale,
+        "recall_speech_to_text": found.hits / rows,
+        "recall_text_to_speech": found.hits_back / rows,
+        "false_negatives": found.counts["false_negatives"],
+        "logit_scale": jnp.asarray(logit_scale, jnp.float32),
     }
-    return loss, weight, jax.lax.stop_gradient(metrics)
+    return found.loss, found.rows, jax.lax.stop_gradient(metrics)

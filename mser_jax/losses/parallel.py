@@ -5,8 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from mser_jax.losses.contrast import Grid, by_row, row_losses, similarities
-from mser_jax.parallel.sharding import replicate
+from mser_jax.losses.contrast import AUTO, contrast
+from mser_jax.losses.pairs import Grid, Pairs
+
+
+def _relation(grid: Grid) -> Pairs:
+    others = grid.both("valid") & ~grid.own()
+    maybe_alike = others & grid.same("parallel_id") & ~grid.differ("emotion")
+    positives = maybe_alike & grid.same("emotion") & grid.differ("language")
+    negatives = others & ~maybe_alike
+    return Pairs(positives, positives | negatives, wanted=positives, counted={"positives": positives})
 
 
 def parallel(
@@ -17,6 +25,7 @@ def parallel(
     language: jax.Array,
     valid: jax.Array,
     logit_scale: jax.Array | float,
+    implementation: str = AUTO,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """InfoNCE whose positives share `parallel_id` and emotion and differ in language.
 
@@ -31,23 +40,14 @@ def parallel(
       parallel_id, emotion, language: int [n], −1 unknown.
       valid: bool [n].
       logit_scale: inverse temperature, scalar.
+      implementation: one of contrast.CHOICES.
 
     Returns:
       (sum over rows that have a positive, number of those rows, metrics); float32. Metrics: positives (mean
       number of positives of those rows), recall (share of those rows whose best candidate is a positive).
     """
-    grid = Grid(by_row, parallel_id=parallel_id, emotion=emotion, language=language, valid=valid)
-    others = grid.both("valid") & ~grid.own()
-    maybe_alike = others & grid.same("parallel_id") & ~grid.differ("emotion")
-    positives = maybe_alike & grid.same("emotion") & grid.differ("language")
-    negatives = others & ~maybe_alike
-    logits = similarities(by_row(z), replicate(z), logit_scale)
-    losses, has_positive = row_losses(logits, positives, positives | negatives)
-    weight = has_positive.sum(dtype=jnp.float32)
-    best = jnp.where(positives, logits, -jnp.inf).max(-1)
-    hits = has_positive & (best > jnp.where(negatives, logits, -jnp.inf).max(-1))
-    metrics = {
-        "positives": positives.sum(dtype=jnp.float32) / jnp.maximum(weight, 1.0),
-        "recall": hits.sum(dtype=jnp.float32) / jnp.maximum(weight, 1.0),
-    }
-    return losses.sum(), weight, jax.lax.stop_gradient(metrics)
+    facts = {"parallel_id": parallel_id, "emotion": emotion, "language": language, "valid": valid}
+    found = contrast(z, z, logit_scale, facts, _relation, implementation)
+    rows = jnp.maximum(found.rows, 1.0)
+    metrics = {"positives": found.counts["positives"] / rows, "recall": found.hits / rows}
+    return found.loss, found.rows, jax.lax.stop_gradient(metrics)

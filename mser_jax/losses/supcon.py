@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from mser_jax.losses.contrast import Grid, by_row, row_losses, similarities
-from mser_jax.parallel.sharding import replicate
+from mser_jax.losses.contrast import AUTO, contrast
+from mser_jax.losses.pairs import Grid, Pairs
+
+
+def _relation(grid: Grid, cross_language_weight: float) -> Pairs:
+    others = grid.both("valid") & ~grid.own() & grid.known("emotion")
+    positives = others & grid.same("emotion")
+    across = positives & grid.differ("language")
+    weights = jnp.where(across, jnp.float32(cross_language_weight), positives.astype(jnp.float32))
+    return Pairs(weights, others, wanted=positives, counted={"positives": positives, "across": across})
 
 
 def supcon(
@@ -17,6 +27,7 @@ def supcon(
     valid: jax.Array,
     temperature: jax.Array | float,
     cross_language_weight: float = 1.0,
+    implementation: str = AUTO,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Supervised contrastive loss L_out (Khosla et al. 2020, arXiv 2004.11362, eq. 2), weighted by language.
 
@@ -33,22 +44,18 @@ def supcon(
       valid: bool [n].
       temperature: scalar > 0.
       cross_language_weight: ≥ 0.
+      implementation: one of contrast.CHOICES.
 
     Returns:
       (sum over rows that have a positive, number of those rows, metrics); float32. Metrics: positives (mean
       number of positives of those rows), cross_language (the share of them in another language).
     """
-    grid = Grid(by_row, emotion=emotion, language=language, valid=valid)
-    others = grid.both("valid") & ~grid.own() & grid.known("emotion")
-    positives = others & grid.same("emotion")
-    across = positives & grid.differ("language")
-    weights = jnp.where(across, jnp.float32(cross_language_weight), positives.astype(jnp.float32))
-    logits = similarities(by_row(z), replicate(z), 1.0 / jnp.asarray(temperature, jnp.float32))
-    losses, has_positive = row_losses(logits, weights, others)
-    weight = has_positive.sum(dtype=jnp.float32)
-    pairs = positives.sum(dtype=jnp.float32)
+    facts = {"emotion": emotion, "language": language, "valid": valid}
+    relation = functools.partial(_relation, cross_language_weight=cross_language_weight)
+    found = contrast(z, z, 1.0 / jnp.asarray(temperature, jnp.float32), facts, relation, implementation)
+    pairs = found.counts["positives"]
     metrics = {
-        "positives": pairs / jnp.maximum(weight, 1.0),
-        "cross_language": across.sum(dtype=jnp.float32) / jnp.maximum(pairs, 1.0),
+        "positives": pairs / jnp.maximum(found.rows, 1.0),
+        "cross_language": found.counts["across"] / jnp.maximum(pairs, 1.0),
     }
-    return losses.sum(), weight, jax.lax.stop_gradient(metrics)
+    return found.loss, found.rows, jax.lax.stop_gradient(metrics)

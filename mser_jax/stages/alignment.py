@@ -15,7 +15,7 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import prompts
 from mser_jax.data.text import Tokenizer, get_tokenizer
-from mser_jax.losses import classification, infonce, parallel, supcon
+from mser_jax.losses import classification, contrast, infonce, parallel, supcon
 from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, MeanHeadConfig, flops_per_example
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
@@ -57,7 +57,7 @@ def model_config(config: ConfigDict, parts: towers.Towers, num_classes: Mapping[
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for values that would only fail, or silently mislead, once the run is under way."""
     config_lib.choice(config, "loss.positives", infonce.POSITIVES)
-    config_lib.choice(config, "loss.implementation", tuple(infonce.IMPLEMENTATIONS))
+    config_lib.choice(config, "loss.implementation", contrast.CHOICES)
     for term in ("speech_text", "supcon", "parallel", *(f"adversary_{name}" for name in NUISANCES)):
         config_lib.at_least(config, f"loss.{term}", 0.0)
     speech_stage.validate(config)
@@ -140,12 +140,12 @@ class Alignment(speech_stage.SpeechStage):
     def _terms(self, model: DualEncoder, speech: jax.Array, text: jax.Array, batch: Batch) -> dict[str, Any]:
         """{name: (weight, (sum, weight, metrics))} of the terms that are not switched off."""
         options = self._config.loss
-        facts = {name: batch[name] for name in ("emotion", "valid")}
+        facts = {name: batch[name] for name in ("emotion", "valid")} | {"implementation": options.implementation}
         terms = {}
         if options.speech_text:
             terms["speech_text"] = options.speech_text, infonce.speech_text(
                 speech, text, model.logit_scale(), caption_id=batch["caption_id"], **facts,
-                positives=options.positives, implementation=options.implementation,
+                positives=options.positives,
             )  # fmt: skip
         if options.supcon:
             terms["supcon"] = options.supcon, supcon.supcon(

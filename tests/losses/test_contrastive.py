@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mser_jax.losses import infonce
+from mser_jax.losses import contrast, infonce
 from mser_jax.losses.classification import cross_entropy
 from mser_jax.losses.infonce import speech_text
 from mser_jax.losses.parallel import parallel
@@ -144,7 +144,7 @@ def close(ours, expected, atol=2e-5):
 def test_speech_text_value_and_gradients(rng, positives, padding):
     b = make_batch(rng, padding)
     expected, weight = speech_text_reference(b, positives, SCALE)
-    for implementation in infonce.IMPLEMENTATIONS:
+    for implementation in contrast.IMPLEMENTATIONS:
 
         def loss(speech, text, scale, implementation=implementation):
             options = {"positives": positives, "implementation": implementation}
@@ -168,33 +168,35 @@ def test_speech_text_value_and_gradients(rng, positives, padding):
 @pytest.mark.parametrize("cross", [0.0, 1.0, 2.5])
 def test_supcon_value_and_gradient(rng, cross, padding):
     b = make_batch(rng, padding)
-
-    def loss(z):
-        out = supcon(z, **facts(b, ("emotion", "language", "valid")), temperature=0.2, cross_language_weight=cross)
-        return out[0], out[1]
-
+    labels = facts(b, ("emotion", "language", "valid"))
     expected, weight = supcon_reference(b, 0.2, cross)
-    (value, count), grad = jax.value_and_grad(loss, has_aux=True)(jnp.float32(b["speech"]))
-    assert count == weight
+    slope = difference_quotient(lambda x: supcon_reference(x, 0.2, cross)[0], b, "speech")
     assert 0 < weight < b["valid"].sum()
-    close(value, expected, atol=1e-4)
-    close(grad, difference_quotient(lambda x: supcon_reference(x, 0.2, cross)[0], b, "speech"))
+    for name in contrast.IMPLEMENTATIONS:
+        value, count, grad = value_and_grad(
+            lambda z, name=name: supcon(z, **labels, temperature=0.2, cross_language_weight=cross, implementation=name),
+            jnp.float32(b["speech"]),
+        )
+        assert count == weight, name
+        close(value, expected, atol=1e-4)
+        close(grad, slope)
 
 
 @pytest.mark.parametrize("padding", [False, True])
 def test_parallel_value_and_gradient(rng, padding):
     b = make_batch(rng, padding)
-
-    def loss(z):
-        out = parallel(z, **facts(b, ("parallel_id", "emotion", "language", "valid")), logit_scale=SCALE)
-        return out[0], out[1]
-
+    labels = facts(b, ("parallel_id", "emotion", "language", "valid"))
     expected, weight = parallel_reference(b, SCALE)
-    (value, count), grad = jax.value_and_grad(loss, has_aux=True)(jnp.float32(b["speech"]))
-    assert count == weight
+    slope = difference_quotient(lambda x: parallel_reference(x, SCALE)[0], b, "speech")
     assert 0 < weight < b["valid"].sum()
-    close(value, expected, atol=1e-4)
-    close(grad, difference_quotient(lambda x: parallel_reference(x, SCALE)[0], b, "speech"))
+    for name in contrast.IMPLEMENTATIONS:
+        value, count, grad = value_and_grad(
+            lambda z, name=name: parallel(z, **labels, logit_scale=SCALE, implementation=name),
+            jnp.float32(b["speech"]),
+        )
+        assert count == weight, name
+        close(value, expected, atol=1e-4)
+        close(grad, slope)
 
 
 def test_speech_text_metrics():
@@ -245,6 +247,7 @@ def all_terms(implementation, positives):
                 valid=b["valid"],
                 temperature=1 / params["scale"],
                 cross_language_weight=2.0,
+                implementation=implementation,
             ),
             parallel(
                 params["speech"],
@@ -253,6 +256,7 @@ def all_terms(implementation, positives):
                 language=b["language"],
                 valid=b["valid"],
                 logit_scale=params["scale"],
+                implementation=implementation,
             ),
             cross_entropy(params["speech"], b["language"], b["valid"]),
         ]
@@ -261,29 +265,33 @@ def all_terms(implementation, positives):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-@pytest.mark.parametrize("positives", infonce.POSITIVES)
-def test_gradient_does_not_depend_on_the_devices(rng, positives):
+# (axis types, data, fsdp, positives, implementation): everything on all devices, the rest on some.
+PLACES = [
+    *(("explicit", 2, 4, "masked", name) for name in contrast.IMPLEMENTATIONS),
+    *(("auto", 2, 4, "multi_positive", name) for name in contrast.IMPLEMENTATIONS),
+    *(
+        ("explicit", data, fsdp, "multi_positive", name)
+        for name in ("gathered", "ring")
+        for data, fsdp in ((1, 1), (1, 2), (2, 2), (4, 2))
+    ),
+]
+
+
+@pytest.mark.parametrize(("mode", "data", "fsdp", "positives", "implementation"), PLACES)
+def test_gradient_does_not_depend_on_the_devices(rng, mode, data, fsdp, positives, implementation):
+    """Losses, metrics and gradients of all terms within 1e-5, against the whole matrix on one device."""
     b = make_batch(rng)
     params = {"speech": np.float32(b["speech"]), "text": np.float32(b["text"]), "scale": np.float32(SCALE)}
     labels = {name: b[name] for name in FACTS}
     expected = jax.device_get(all_terms("dense", positives)(params, labels))
-    for mode in ("explicit", "auto"):
-        for data, fsdp in ((1, 1), (1, 2), (2, 2), (2, 4)):
-            for implementation in infonce.IMPLEMENTATIONS:
-                mesh = make_mesh(data, fsdp, mode=mode, devices=jax.devices()[: data * fsdp])
-                whole = jax.sharding.NamedSharding(mesh, jax.P())
-                split = batch_sharding(mesh)
-                with jax.set_mesh(mesh):
-                    put = {k: jax.device_put(v, whole if k == "scale" else split) for k, v in params.items()}
-                    got = all_terms(implementation, positives)(put, jax.device_put(labels, split))
-                    assert got[1]["speech"].sharding.is_equivalent_to(split, 2) or mode == "auto"
-                jax.tree.map(
-                    lambda x, y, where=f"{mode} {data}x{fsdp} {implementation}": np.testing.assert_allclose(
-                        x, y, rtol=1e-5, atol=2e-6, err_msg=where
-                    ),
-                    jax.device_get(got),
-                    expected,
-                )
+    mesh = make_mesh(data, fsdp, mode=mode, devices=jax.devices()[: data * fsdp])
+    whole, split = jax.sharding.NamedSharding(mesh, jax.P()), batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        put = {k: jax.device_put(v, whole if k == "scale" else split) for k, v in params.items()}
+        got = all_terms(implementation, positives)(put, jax.device_put(labels, split))
+        assert got[1]["speech"].sharding.is_equivalent_to(split, 2) or mode == "auto"
+    got = jax.device_get(got)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-6), got, expected)
 
 
 def test_gathered_keeps_no_square_matrix(mesh8):
@@ -307,7 +315,7 @@ def test_gathered_keeps_no_square_matrix(mesh8):
 
 def every_term(b):
     for positives in infonce.POSITIVES:
-        for implementation in infonce.IMPLEMENTATIONS:
+        for implementation in contrast.IMPLEMENTATIONS:
             yield (
                 f"{positives} {implementation}",
                 lambda z, p=positives, i=implementation: speech_text(
@@ -322,13 +330,22 @@ def every_term(b):
                 ),
             )
     rest = {k: b[k] for k in ("emotion", "language", "valid")}
-    yield "supcon", lambda z: supcon(z, **rest, temperature=0.1, cross_language_weight=2.0)
-    yield "parallel", lambda z: parallel(z, parallel_id=b["parallel_id"], **rest, logit_scale=SCALE)
+    for implementation in contrast.IMPLEMENTATIONS:
+        options = {**rest, "implementation": implementation}
+        yield "supcon", lambda z, o=options: supcon(z, **o, temperature=0.1, cross_language_weight=2.0)
+        yield "parallel", lambda z, o=options: parallel(z, parallel_id=b["parallel_id"], **o, logit_scale=SCALE)
     yield "cross_entropy", lambda z: cross_entropy(z, b["language"], b["valid"])
 
 
 def value_and_grad(term, z):
-    (value, weight), grad = jax.value_and_grad(lambda z: term(z)[:2], has_aux=True)(z)
+    """(sum, weight, gradient) of a term; its metrics are finite."""
+
+    def loss(z):
+        value, *rest = term(z)
+        return value, rest
+
+    (value, (weight, metrics)), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(z)
+    assert all(np.isfinite(metric) for metric in metrics.values())
     return float(value), float(weight), np.asarray(grad)
 
 
@@ -338,7 +355,6 @@ def test_all_padding_is_zero_everywhere(rng):
         value, weight, grad = value_and_grad(term, jnp.float32(b["speech"]))
         assert value == 0 and weight == 0, name
         np.testing.assert_array_equal(grad, 0, err_msg=name)
-        assert all(np.isfinite(m) for m in term(jnp.float32(b["speech"]))[2].values()), name
 
 
 def test_all_of_one_emotion(rng):
