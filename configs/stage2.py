@@ -30,9 +30,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = stage1.get_config(",".join(filter(None, (before, *(f"{key}={value}" for key, value in options.items())))))
     config.stage = "finetuning"
     del config.text_encoder, config.loss, config.data.captions, config.data.max_tokens
-    shared = ("qformer", "layer_mix_init", "frame_pool", "spec_augment")
+    del config.train.encoder_microbatches
+    shared = ("qformer", "layer_mix_init", "frame_pool", "mean_head", "embed_dim", "spec_augment")
     config.model = ConfigDict({key: config.model[key] for key in shared})
-    # The workdir of a stage 1 run: speech encoder, layer mix and Q-Former start from its newest checkpoint.
+    # The workdir of a stage 1 run: speech encoder, layer mix, Q-Former and embedding start from its newest checkpoint.
     config.init_from = ""
     # `init` is a directory in Hugging Face format or a hub id; where it is empty, such a decoder starts from scratch.
     config.llm = ConfigDict(

@@ -82,10 +82,11 @@ def network(spec: str) -> tuple[ConfigDict, state.ModelDefinition, int]:
     """Config, model and number of soft tokens of a config file, or of the sizes above."""
     if spec:
         config = config_lib.load(spec)
-        return config, state.define(stages.make(config, alignment.SYNTHETIC).build), config.model.qformer.num_queries
+        stage = stages.make(config, alignment.SYNTHETIC)
+        return config, state.define(stage.build), stage.num_soft_tokens
     cfg = SpeechLLMConfig(speech=WHISPER_BASE, llm=GEMMA_270M, qformer=QFORMER, frame_pool=8)
     config = ConfigDict({"data": {"length_classes": (4.0,)}, "evaluate": {}})
-    return config, state.define(lambda rngs: SpeechLLM(cfg, rngs)), QFORMER.num_queries
+    return config, state.define(lambda rngs: SpeechLLM(cfg, rngs)), cfg.num_soft_tokens
 
 
 def measure(options: argparse.Namespace) -> dict[int, tuple[float, int]]:

@@ -13,9 +13,10 @@ AdamW, in float32 on one device. `all` learns every parameter, `heads` all but t
 position table cut, to 4 s. `cached` starts from kept features (config.data.feature_cache), so its speech encoder
 is frozen whatever learns.
 
-Stage 2's (tools/bench_step_torch_llm.py) starts from the same clips and has rows of 40 tokens, 14 of them the answer's;
-Gemma 3 270M with adapters on all its linear layers. `torch_30s` has logits at every token, as transformers' loss takes
-them; `torch_4s` at the answer only, as ours. What learns has the same size in all rows, or nothing is printed.
+Stage 2's (tools/bench_step_torch_llm.py) starts from the same clips and has rows of 20 tokens and 2 targets, as the
+preset has; Gemma 3 270M with adapters on all its linear layers. `torch_30s` has logits at every token, as transformers'
+loss takes them; `torch_4s` at the answer only, as ours. What learns has the same size in all rows, or nothing is
+printed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from mser_jax.stages import alignment, finetuning, towers
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BESIDE_CONFIG = {1: f"{ROOT}/configs/stage1.py:whisper_base_e5", 2: f"{ROOT}/configs/stage2.py:whisper_base_gemma"}
 SECONDS, TOKENS, BATCH = 4, 16, 8
-ROW, ANSWER = 40, 14
+ROW, ANSWER = 20, 2
 LENGTHS = {
     1: {},
     2: {
@@ -90,7 +91,8 @@ def measure(config: Any, steps: int, lengths: Mapping[str, int] = LENGTHS[1]) ->
         spec = program.stage.batch_spec(mesh)
         for name, size in lengths.items():
             spec[name] = spec[name].update(shape=(config.train.batch_size, size))
-        batch = synthetic_batch(spec, max(config.data.length_classes), config.model.qformer.num_queries)
+        num_speech = program.stage.num_soft_tokens if config.stage == "finetuning" else 0
+        batch = synthetic_batch(spec, max(config.data.length_classes), num_speech)
         given = program.stage.pretrained(program.abstract.params)
         train_state = state.create(program.init, program.abstract, given)
         begin = time.perf_counter()

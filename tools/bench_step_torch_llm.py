@@ -70,7 +70,15 @@ class SpeechLLM(nn.Module):
         self.queries = nn.Parameter(torch.randn(model.qformer.num_queries, width))
         self.blocks = nn.ModuleList(Block(model.qformer, speech.width) for _ in range(model.qformer.num_layers))
         self.final_norm = nn.LayerNorm(width)
+        self.pool_score, self.speech_projection = nn.Linear(width, 1, bias=False), nn.Linear(width, model.embed_dim)
+        hidden, states = model.mean_head.width, (speech.num_layers + 1) * speech.width
+        self.mean_head = (
+            nn.Sequential(nn.Linear(states, hidden), nn.GELU("tanh"), nn.Linear(hidden, model.embed_dim))
+            if hidden
+            else None
+        )
         self.soft_projection = nn.Linear(width, parts["llm"].width)
+        self.embedding_projection = nn.Linear(model.embed_dim, parts["llm"].width)
         self.soft_norm = nn.RMSNorm(parts["llm"].width, eps=1e-6)
 
     def soft_tokens(self, features: torch.Tensor) -> torch.Tensor:
@@ -83,7 +91,12 @@ class SpeechLLM(nn.Module):
         memory, x = self.memory_norm(mixed), self.queries.expand(len(features), -1, -1)
         for block in self.blocks:
             x = block(x, memory)
-        return self.soft_norm(self.soft_projection(self.final_norm(x)))
+        queries = self.final_norm(x)
+        embedding = self.speech_projection((self.pool_score(queries).softmax(1) * queries).sum(1))
+        if self.mean_head is not None:
+            embedding = embedding + self.mean_head(torch.cat([state.mean(1) for state in states], dim=1))
+        first = self.embedding_projection(functional.normalize(embedding, dim=-1))[:, None]
+        return self.soft_norm(torch.cat([first, self.soft_projection(queries)], dim=1))
 
     def forward(self, features: torch.Tensor, words: torch.Tensor, labels: torch.Tensor, keep: int) -> torch.Tensor:
         """Log-mel, token ids [B, T - N], labels [B, T], each of the token after -> mean loss.
@@ -117,7 +130,7 @@ def measure(options: argparse.Namespace, config: ConfigDict) -> dict[str, float]
     # The same clips for all: --clip_seconds of audio; the rest is padding.
     clips = rng.integers(-3000, 3000, (options.batch_size, round(options.clip_seconds * SAMPLING_RATE)))
     waves = [clip / np.float32(32768) for clip in clips]
-    ids = rng.integers(5, 380, (options.batch_size, options.tokens - len(model.queries)))
+    ids = rng.integers(5, 380, (options.batch_size, options.tokens - 1 - len(model.queries)))
     labels = torch.full((options.batch_size, options.tokens), -100)
     labels[:, -options.targets :] = torch.from_numpy(rng.integers(5, 380, (options.batch_size, options.targets)))
     words, keep = torch.from_numpy(ids), options.targets if options.logits == "answers" else 0

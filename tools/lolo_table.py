@@ -2,9 +2,9 @@
 
 Usage: python tools/lolo_table.py RUNS [RUNS …]
 
-RUNS/LANGUAGE/seed_N are workdirs of training runs. A figure is the mean over the seeds (and over a language's corpora);
-± is the standard deviation of the seeds' means over languages. Where runs were probed (--config.evaluate.probes=True),
-how well the language and the speaker are told from the embedding stands below.
+RUNS/LANGUAGE/seed_N are workdirs of training runs of either stage. A figure is the mean over the seeds (and over a
+language's corpora); ± is the standard deviation of the seeds' means over languages. Where runs were probed
+(--config.evaluate.probes=True), how well the language and the speaker are told from the embedding stands below.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ from etils import epath
 
 from mser_jax.evaluation import report
 
+# What a row is called: the folder of its evaluator below `evaluations/…/step_N`.
+EVALUATIONS = {
+    "": ("zero_shot", "."),
+    "label likelihood, ": ("label_likelihood", "."),
+    "generation, ": ("generation", "generation_levenshtein"),
+}
 ADAPTATIONS = ("none", "corpus", "speaker")
-# {adaptation: {language: {seed: UA}}}
+# {evaluation and adaptation: {language: {seed: UA}}}
 Figures = dict[str, dict[str, dict[str, float]]]
 
 
@@ -33,33 +39,37 @@ def figures_of(runs: epath.Path) -> Figures:
     """UA of every run below `runs`; rows that are not zero-shot are refused."""
     out: Figures = {}
     for run in sorted(runs.glob("*/seed_*")):
-        folder = newest(run, "zero_shot")
-        if folder is None:
+        found = {name: newest(run, evaluator) for name, (evaluator, _) in EVALUATIONS.items()}
+        if not any(found.values()):
             print(f"{run}: no results yet")
-            continue
-        language, rows = run.parent.name, report.read(folder)["rows"]
-        seen = [row["corpus"] for row in rows if row["language"] == language and not row["zero_shot"]]
-        if seen:
-            raise SystemExit(f"{run}: {seen} are not zero-shot: {rows[0].get('why_not')}")
-        for adapt in ADAPTATIONS:
-            scores = [row["ua"] for row in rows if (row["adapt"], row["language"]) == (adapt, language)]
-            if scores:
-                seeds = out.setdefault(adapt, {}).setdefault(language, {})
-                seeds[run.name] = statistics.mean(scores)
+        for name, folder in found.items():
+            if folder is not None:
+                for adapt, ua in scores_of(folder / EVALUATIONS[name][1], run.parent.name).items():
+                    out.setdefault(f"{name}adapt={adapt}", {}).setdefault(run.parent.name, {})[run.name] = ua
     return out
 
 
+def scores_of(results: epath.Path, language: str) -> dict[str, float]:
+    """{adaptation: UA on `language`}, the mean over its corpora. Ends the program where it is not zero-shot."""
+    rows = [row for row in report.read(results)["rows"] if row["language"] == language]
+    seen = [f"{row['corpus']} ({row.get('why_not')})" for row in rows if not row["zero_shot"]]
+    if seen:
+        raise SystemExit(f"{results}: not zero-shot: {', '.join(seen)}")
+    scores = {adapt: [row["ua"] for row in rows if row["adapt"] == adapt] for adapt in ADAPTATIONS}
+    return {adapt: statistics.mean(uas) for adapt, uas in scores.items() if uas}
+
+
 def rows_of(runs: epath.Path) -> dict[str, dict[str, float]]:
-    """{row name: {language: UA}}, a row an adaptation."""
+    """{row name: {language: UA}}, a row an evaluation and adaptation."""
     out = {}
-    for adapt, languages in figures_of(runs).items():
+    for kind, languages in figures_of(runs).items():
         by_seed = collections.defaultdict(list)
         for seeds in languages.values():
             for seed, ua in seeds.items():
                 by_seed[seed].append(ua)
         means = [statistics.mean(values) for values in by_seed.values() if len(values) == len(languages)]
         spread = f" ± {statistics.stdev(means):.3f}" if len(means) > 1 else ""
-        name = f"{runs.name}, {len(by_seed)} seed{'s' * (len(by_seed) > 1)}{spread}, adapt={adapt}"
+        name = f"{runs.name}, {len(by_seed)} seed{'s' * (len(by_seed) > 1)}{spread}, {kind}"
         out[name] = {language: statistics.mean(seeds.values()) for language, seeds in languages.items()}
     return out
 

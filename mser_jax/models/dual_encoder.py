@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.typing import DTypeLike
 
 from mser_jax.models.adversary import AdversaryHeads
-from mser_jax.models.emotion_qformer import AttentionPool, QFormerConfig
-from mser_jax.models.layers import Linear, dropout
+from mser_jax.models.emotion_qformer import QFormerConfig
+from mser_jax.models.layers import Linear
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.speech_encoder import SpeechEncoderConfig, block_flops
-from mser_jax.models.speech_reader import Reading, SpeechReader
+from mser_jax.models.speech_reader import MeanHeadConfig, SpeechReader, unit_norm
 from mser_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanHeadConfig:
-    """Hidden units (0: no such head) and their dropout."""
-
-    width: int = 0
-    dropout: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class DualEncoderConfig:
-    """All sizes of the network; the defaults fit a laptop.
+    """All sizes of the network; the defaults fit a laptop. How speech is read: see SpeechReaderConfig.
 
-    The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame). The layers' mix
-    starts from the logits `layer_mix_init`, one for each of layers + 1 hidden states (none: all alike). What
-    `mean_head` makes of the layers' time-means is added to what the Q-Former says. `heads` are the adversary's: (name,
-    number of classes) pairs. `dtype` is that of the arithmetic inside the towers (float32 or bfloat16); parameters,
-    norms, softmax, embeddings and heads are f32 always.
+    `heads` are the adversary's: (name, number of classes) pairs. `dtype` is that of the arithmetic inside the towers
+    (float32 or bfloat16); parameters, norms, softmax, embeddings and heads are f32 always.
     """
 
     speech: SpeechEncoderConfig = dataclasses.field(default_factory=WhisperConfig)
@@ -57,20 +45,6 @@ class DualEncoderConfig:
     def num_frames(self, num_samples: int) -> int:
         """Frames that the Q-Former reads of `num_samples` samples."""
         return -(-self.speech.num_frames(num_samples) // self.frame_pool)
-
-
-class SpeechOutput(NamedTuple):
-    """`embedding` f32 [B, E], unit norm; `pooled` f32 [B, D], what it is made of; `queries` [B, N, D]."""
-
-    embedding: jax.Array
-    pooled: jax.Array
-    queries: jax.Array
-
-
-def unit_norm(x: jax.Array) -> jax.Array:
-    """[..., E] -> f32 [..., E] of Euclidean norm 1; zeros (and their gradient) stay finite."""
-    x = x.astype(jnp.float32)
-    return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 
 def mean_pool(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -101,60 +75,15 @@ def _clamped_exp_backward(residuals: Any, g: jax.Array) -> tuple[jax.Array, jax.
 clamped_exp.defvjp(_clamped_exp_forward, _clamped_exp_backward)
 
 
-class MeanHead(nnx.Module):
-    """The time-means of all layers through one hidden layer.
-
-    What a linear probe reads, and with little speech to learn from as good as anything that looks at frames. Each
-    layer's mean is weighted as in the mix (all alike: by 1).
-    """
-
-    def __init__(self, in_features: int, cfg: MeanHeadConfig, out_features: int, *, rngs: nnx.Rngs):
-        self.dropout = cfg.dropout
-        self.hidden = Linear(in_features, cfg.width, rngs=rngs)
-        self.out = Linear(cfg.width, out_features, rngs=rngs)
-
-    def __call__(self, means: jax.Array, mix_logits: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Means f32 [B, L + 1, D], mix_logits f32 [L + 1] -> f32 [B, out_features]; `rng` draws dropout."""
-        weights = jax.nn.softmax(mix_logits) * mix_logits.size
-        x = jax.nn.gelu(self.hidden((means * weights[:, None]).reshape(means.shape[0], -1)))
-        return self.out(dropout(x, self.dropout, rng))
-
-
 class DualEncoder(SpeechReader):
     """Speech tower, text tower, temperature and adversarial heads."""
 
     def __init__(self, cfg: DualEncoderConfig, rngs: nnx.Rngs):
         super().__init__(cfg, rngs)
-        self.pool = AttentionPool(cfg.qformer.width, rngs=rngs)
-        self.speech_projection = Linear(cfg.qformer.width, cfg.embed_dim, rngs=rngs)
         self.text_encoder = TextEncoder(cfg.text, dtype=cfg.dtype, rngs=rngs)
         self.text_projection = Linear(cfg.text.width, cfg.embed_dim, rngs=rngs)
         self.log_logit_scale = nnx.Param(jnp.log(jnp.float32(cfg.logit_scale_init)))
         self.adversary = AdversaryHeads(cfg.embed_dim, cfg.heads, rngs=rngs)
-        states = (cfg.speech.num_layers + 1) * cfg.speech.width
-        self.mean_head = MeanHead(states, cfg.mean_head, cfg.embed_dim, rngs=rngs) if cfg.mean_head.width else None
-
-    def encode_speech(
-        self, waveform: jax.Array, num_samples: jax.Array, *, rng: jax.Array | None = None
-    ) -> SpeechOutput:
-        """Waveform int16 or f32 [B, S] at 16 kHz (S ≤ 30 s), num_samples int [B] -> SpeechOutput.
-
-        `rng` draws SpecAugment and dropout; None is deterministic.
-        """
-        return self._head(self.read(waveform, num_samples, rng=rng, means=self.mean_head is not None), rng)
-
-    def encode_states(self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None) -> SpeechOutput:
-        """What `encode_speech` makes of an utterance whose `hidden_states` are known already (see `read_states`)."""
-        return self._head(self.read_states(states, num_frames, rng=rng, means=self.mean_head is not None), rng)
-
-    def _head(self, reading: Reading, rng: jax.Array | None) -> SpeechOutput:
-        pooled = self.pool(reading.queries)
-        out = self.speech_projection(pooled)
-        if self.mean_head is not None:
-            mix = sharding.gather_weight(self.layer_mix[...])
-            rng = None if rng is None else jax.random.fold_in(rng, 3)
-            out = out + self.mean_head(reading.means, mix, rng=rng)
-        return SpeechOutput(unit_norm(out), pooled, reading.queries)
 
     def encode_text(self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
         """Tokens int [B, L], token_mask bool [B, L] -> unit embedding f32 [B, E]; `rng` draws dropout."""

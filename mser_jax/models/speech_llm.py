@@ -18,16 +18,16 @@ from mser_jax.models.layers import Linear
 from mser_jax.models.llm import LLMConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.speech_encoder import SpeechEncoderConfig, block_flops
-from mser_jax.models.speech_reader import Reading, SpeechReader
+from mser_jax.models.speech_reader import MeanHeadConfig, Reading, SpeechReader
 from mser_jax.models.whisper import WhisperConfig
 
-# The token id that stands where a soft token goes. A row has `qformer.num_queries` of them, or none.
+# The token id that stands where a soft token goes. A row has `num_soft_tokens` of them, or none.
 SPEECH = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeechLLMConfig:
-    """All sizes of the network; the defaults fit a laptop. What they mean: see DualEncoderConfig and LLMConfig.
+    """All sizes of the network; the defaults fit a laptop. What they mean: see SpeechReaderConfig and LLMConfig.
 
     `dtype` is that of the arithmetic inside encoder, Q-Former and LLM; parameters, norms, softmax and logits are f32.
     """
@@ -38,42 +38,43 @@ class SpeechLLMConfig:
     spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
     frame_pool: int = 1
     layer_mix_init: tuple[float, ...] = ()
+    mean_head: MeanHeadConfig = dataclasses.field(default_factory=MeanHeadConfig)
+    embed_dim: int = 256
     dtype: DTypeLike = jnp.float32
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that the Q-Former reads of `num_samples` samples."""
         return -(-self.speech.num_frames(num_samples) // self.frame_pool)
 
+    @property
+    def num_soft_tokens(self) -> int:
+        """What an utterance takes of a prompt: its embedding and the Q-Former's queries."""
+        return 1 + self.qformer.num_queries
+
 
 class SpeechLLM(SpeechReader):
-    """Speech encoder, layer mix and Q-Former as in stage 1; a projection of its queries; an LLM.
+    """Speech encoder, layer mix, Q-Former and embedding as in stage 1; projections of the latter two; an LLM.
 
-    Soft tokens start at the scale of the LLM's input embeddings: an RMS norm, whose gain is learned, times 1 / √width,
-    or 1 where the family scales its embeddings by √width. That is within some 3 % of Gemma 3's table, 1.5 of Llama
-    3's, and needs no look at the table, which is not there yet when parameters are drawn.
+    The embedding is the first soft token: it is what stage 1 aligned, and where a `mean_head` carries it the queries
+    alone know less. Soft tokens start at the scale of the LLM's input embeddings: an RMS norm, whose gain is learned,
+    times 1 / √width, or 1 where the family scales its embeddings by √width. That is within some 3 % of Gemma 3's table,
+    1.5 of Llama 3's, and needs no look at the table, which is not there yet when parameters are drawn.
     """
 
     def __init__(self, cfg: SpeechLLMConfig, rngs: nnx.Rngs):
         super().__init__(cfg, rngs)
         width = cfg.llm.width
         self.soft_projection = Linear(cfg.qformer.width, width, dtype=cfg.dtype, rngs=rngs)
+        self.embedding_projection = Linear(cfg.embed_dim, width, dtype=cfg.dtype, rngs=rngs)
         self.soft_norm = RMSNorm(width, cast_first=False, dtype=cfg.dtype)
         self.soft_scale = 1.0 if cfg.llm.scale_embeddings else 1.0 / math.sqrt(width)
         self.llm = cfg.llm.make(dtype=cfg.dtype, rngs=rngs)
 
-    def encode_speech(self, waveform: jax.Array, num_samples: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Waveform int16 or f32 [B, S] at 16 kHz (S ≤ 30 s), num_samples int [B] -> soft tokens [B, N, llm.width].
-
-        `rng` draws SpecAugment and dropout; None is deterministic.
-        """
-        return self._soft(self.read(waveform, num_samples, rng=rng))
-
-    def encode_states(self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """What `encode_speech` makes of an utterance whose `hidden_states` are known already (see `read_states`)."""
-        return self._soft(self.read_states(states, num_frames, rng=rng))
-
-    def _soft(self, reading: Reading) -> jax.Array:
-        return self.soft_norm(self.soft_projection(reading.queries)) * jnp.asarray(self.soft_scale, self.cfg.dtype)
+    def soft_tokens(self, reading: Reading) -> jax.Array:
+        """What `encode_speech` or `encode_states` found -> [B, N, llm.width], N = `num_soft_tokens`."""
+        first = self.embedding_projection(reading.embedding)[:, None]
+        soft = jnp.concatenate([first, self.soft_projection(reading.queries)], axis=1)
+        return self.soft_norm(soft) * jnp.asarray(self.soft_scale, self.cfg.dtype)
 
     def embed(self, tokens: jax.Array, soft: jax.Array) -> jax.Array:
         """Tokens int [B, T], soft [B, N, width] -> [B, T, width]; the i-th SPEECH of a row is its i-th soft token."""
@@ -95,7 +96,7 @@ class SpeechLLM(SpeechReader):
         """Logits f32 [B, A, vocabulary] at `target_positions`; the head sees those A hidden states only.
 
         Args:
-            soft: [B, N, width], from `encode_speech`.
+            soft: [B, N, width], from `soft_tokens`.
             tokens: int [B, T] of prompt and answer, with SPEECH.
             token_mask: bool [B, T], True = token.
             target_positions: int [B, A], places in `tokens`, each that of the token before the predicted one.
@@ -134,7 +135,7 @@ def log_likelihood(
 
     Args:
         model: the network.
-        soft: [B, N, width], from `encode_speech`.
+        soft: [B, N, width], from `soft_tokens`.
         prompt_tokens: int [B, P] with SPEECH, up to where the answer begins.
         prompt_mask: bool [B, P]; padding on either side.
         trie: the labels.
@@ -172,6 +173,7 @@ def flops_per_example(cfg: SpeechLLMConfig, num_samples: int, num_tokens: int, n
     return {
         "speech_encoder": cfg.speech.flops(num_samples),
         "qformer": qformer.num_layers * query_block,
-        "soft_projection": 2.0 * qformer.num_queries * qformer.width * cfg.llm.width,
+        "soft_projection": 2.0 * (qformer.num_queries * qformer.width + cfg.embed_dim) * cfg.llm.width
+        + 2.0 * cfg.mean_head.width * ((cfg.speech.num_layers + 1) * cfg.speech.width + cfg.embed_dim),
         "llm": cfg.llm.flops(num_tokens, num_targets),
     }

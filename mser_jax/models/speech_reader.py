@@ -1,45 +1,91 @@
-"""What both stages do with speech: encoder, learned mix of its layers, Emotion Q-Former."""
+"""What both stages do with speech: encoder, learned mix of its layers, Emotion Q-Former, and an embedding of it all."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 
-from mser_jax.models.emotion_qformer import EmotionQFormer, QFormerConfig
-from mser_jax.models.layers import normalise
+from mser_jax.models.emotion_qformer import AttentionPool, EmotionQFormer, QFormerConfig
+from mser_jax.models.layers import Linear, dropout, normalise
 from mser_jax.models.spec_augment import SpecAugmentConfig, spec_augment
 from mser_jax.models.speech_encoder import SpeechEncoderConfig, frame_weights, mix_states, pool_frames
 from mser_jax.parallel import sharding
 
 
+@dataclasses.dataclass(frozen=True)
+class MeanHeadConfig:
+    """Hidden units (0: no such head) and their dropout."""
+
+    width: int = 0
+    dropout: float = 0.0
+
+
 class SpeechReaderConfig(Protocol):
-    """The part of a network's config that says how speech is read."""
+    """The part of a network's config that says how speech is read.
+
+    The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame). The layers' mix
+    starts from the logits `layer_mix_init`, one for each of layers + 1 hidden states (none: all alike). What
+    `mean_head` makes of the layers' time-means is added to what the Q-Former says.
+    """
 
     speech: SpeechEncoderConfig
     qformer: QFormerConfig
     spec_augment: SpecAugmentConfig
     frame_pool: int
     layer_mix_init: tuple[float, ...]
+    mean_head: MeanHeadConfig
+    embed_dim: int
     dtype: DTypeLike
 
 
 class Reading(NamedTuple):
-    """`queries` [B, N, qformer.width]; `means` f32 [B, L + 1, D] on demand: each normalised state's mean over time."""
+    """`embedding` f32 [B, E], unit norm; `pooled` f32 [B, D], the queries' part of it; `queries` [B, N, D]."""
 
+    embedding: jax.Array
+    pooled: jax.Array
     queries: jax.Array
-    means: jax.Array | None
+
+
+def unit_norm(x: jax.Array) -> jax.Array:
+    """[..., E] -> f32 [..., E] of Euclidean norm 1; zeros (and their gradient) stay finite."""
+    x = x.astype(jnp.float32)
+    return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
+
+
+class MeanHead(nnx.Module):
+    """The time-means of all layers through one hidden layer.
+
+    What a linear probe reads, and with little speech to learn from as good as anything that looks at frames. Each
+    layer's mean is weighted as in the mix (all alike: by 1).
+    """
+
+    def __init__(self, in_features: int, cfg: MeanHeadConfig, out_features: int, *, rngs: nnx.Rngs):
+        self.dropout = cfg.dropout
+        self.hidden = Linear(in_features, cfg.width, rngs=rngs)
+        self.out = Linear(cfg.width, out_features, rngs=rngs)
+
+    def __call__(self, means: jax.Array, mix_logits: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
+        """Means f32 [B, L + 1, D], mix_logits f32 [L + 1] -> f32 [B, out_features]; `rng` draws dropout."""
+        weights = jax.nn.softmax(mix_logits) * mix_logits.size
+        x = jax.nn.gelu(self.hidden((means * weights[:, None]).reshape(means.shape[0], -1)))
+        return self.out(dropout(x, self.dropout, rng))
 
 
 class SpeechReader(nnx.Module):
-    """Base of the networks of both stages, whose parameters `speech_encoder/…`, `layer_mix` and `qformer/…` are alike.
+    """Base of the networks of both stages, in which the parameters of PARTS have the same paths.
 
     Every method takes utterances as waveforms, or as the normalised hidden states that are known of a frozen encoder,
     and makes the same of both. `rng` draws SpecAugment and dropout; None is deterministic.
     """
+
+    # First elements of the paths of all that is made here.
+    PARTS = ("speech_encoder", "layer_mix", "qformer", "pool", "speech_projection", "mean_head")
 
     def __init__(self, cfg: SpeechReaderConfig, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -47,44 +93,57 @@ class SpeechReader(nnx.Module):
         # Outside the encoder: it learns also where the encoder is frozen.
         self.layer_mix = nnx.Param(jnp.array(cfg.layer_mix_init or (0.0,) * (cfg.speech.num_layers + 1), jnp.float32))
         self.qformer = EmotionQFormer(cfg.qformer, cfg.speech.width, dtype=cfg.dtype, rngs=rngs)
+        self.pool = AttentionPool(cfg.qformer.width, rngs=rngs)
+        self.speech_projection = Linear(cfg.qformer.width, cfg.embed_dim, rngs=rngs)
+        states = (cfg.speech.num_layers + 1) * cfg.speech.width
+        self.mean_head = MeanHead(states, cfg.mean_head, cfg.embed_dim, rngs=rngs) if cfg.mean_head.width else None
 
-    def read(
-        self, waveform: jax.Array, num_samples: jax.Array, *, rng: jax.Array | None = None, means: bool = False
-    ) -> Reading:
+    def encode_speech(self, waveform: jax.Array, num_samples: jax.Array, *, rng: jax.Array | None = None) -> Reading:
         """Waveform int16 or f32 [B, S] at 16 kHz (S ≤ 30 s), num_samples int [B] -> Reading."""
-        augment_rng, encoder_rng, qformer_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+        augment_rng, encoder_rng, _ = _keys(rng)
         features, mask = self.speech_encoder.front_end(waveform, num_samples)
         if augment_rng is not None:
             features = spec_augment(features, mask, augment_rng, self.cfg.spec_augment)
         mix = sharding.gather_weight(self.layer_mix[...])
-        mean_of = self.cfg.frame_pool if means else 0
+        mean_of = self.cfg.frame_pool if self.mean_head is not None else 0
         encoded = self.speech_encoder(features, mask, mix_logits=mix, rng=encoder_rng, mean_of=mean_of)
-        frames = pool_frames(encoded.mixed, encoded.mask, self.cfg.frame_pool)
-        return Reading(self.qformer(*frames, rng=qformer_rng), encoded.means.transpose(1, 0, 2) if means else None)
+        mixed, mask = pool_frames(encoded.mixed, encoded.mask, self.cfg.frame_pool)
+        return self._reading(mixed, mask, encoded.means.transpose(1, 0, 2) if mean_of else None, rng)
 
-    def read_states(
-        self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None, means: bool = False
-    ) -> Reading:
-        """What `read` makes of an utterance whose normalised hidden states are known already.
+    def encode_states(self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None) -> Reading:
+        """What `encode_speech` makes of an utterance whose normalised hidden states are known already.
 
         Args:
             states: [B, T, L + 1, D], any float dtype: `normalise` of every hidden state of the frozen encoder, pooled
                 over `frame_pool` frames.
             num_frames: int [B], valid frames.
-            rng: draws the Q-Former's dropout.
-            means: asks for `Reading.means`.
+            rng: draws the dropout of what reads them.
         """
-        # The same key as in `read`: a run with a cache draws what one without it draws.
-        qformer_rng = None if rng is None else jax.random.split(rng, 3)[2]
         mask = jnp.arange(states.shape[1])[None] < num_frames[:, None]
         mixed = mix_states(states, sharding.gather_weight(self.layer_mix[...]))
-        over_time = jnp.einsum("bt,btld->bld", frame_weights(mask, 1), states.astype(jnp.float32)) if means else None
-        return Reading(self.qformer(mixed, mask, rng=qformer_rng), over_time)
+        means = None
+        if self.mean_head is not None:
+            means = jnp.einsum("bt,btld->bld", frame_weights(mask, 1), states.astype(jnp.float32))
+        return self._reading(mixed, mask, means, rng)
+
+    def _reading(self, mixed: jax.Array, mask: jax.Array, means: jax.Array | None, rng: jax.Array | None) -> Reading:
+        queries = self.qformer(mixed, mask, rng=_keys(rng)[2])
+        pooled = self.pool(queries)
+        out = self.speech_projection(pooled)
+        if means is not None:
+            mix = sharding.gather_weight(self.layer_mix[...])
+            out = out + self.mean_head(means, mix, rng=None if rng is None else jax.random.fold_in(rng, 3))
+        return Reading(unit_norm(out), pooled, queries)
 
     def hidden_states(self, waveform: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Waveform [B, S], num_samples [B] -> the states that `read_states` takes, f32, and their num_frames."""
+        """Waveform [B, S], num_samples [B] -> the states that `encode_states` takes, f32, and their num_frames."""
         features, mask = self.speech_encoder.front_end(waveform, num_samples)
         encoded = self.speech_encoder(features, mask, collect=True)
         states = normalise(encoded.hidden_states).transpose(1, 2, 0, 3)
         states, mask = pool_frames(states, encoded.mask, self.cfg.frame_pool)
         return states, mask.sum(-1)
+
+
+def _keys(rng: jax.Array | None) -> tuple[jax.Array | None, ...]:
+    """Keys of SpecAugment, encoder and Q-Former: a run on kept states draws for the latter what one without draws."""
+    return (None,) * 3 if rng is None else tuple(jax.random.split(rng, 3))

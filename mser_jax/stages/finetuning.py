@@ -20,6 +20,7 @@ from mser_jax.models import lora
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.speech_llm import SpeechLLM, SpeechLLMConfig, flops_per_example
+from mser_jax.models.speech_reader import MeanHeadConfig
 from mser_jax.stages import frozen_features, speech_stage, towers
 from mser_jax.stages.base import Batch, Evaluator, Params, Scorer
 from mser_jax.stages.generating import GenerationEvaluator
@@ -38,12 +39,17 @@ def model_config(config: ConfigDict, parts: towers.Towers) -> SpeechLLMConfig:
         spec_augment=SpecAugmentConfig(**model.spec_augment),
         frame_pool=model.frame_pool,
         layer_mix_init=tuple(model.layer_mix_init),
+        mean_head=MeanHeadConfig(**model.mean_head),
+        embed_dim=model.embed_dim,
         dtype=speech_stage.compute_dtype(config),
     )
 
 
-def question_maker(config: ConfigDict) -> instructions.Instructions:
-    """The questions that the config's data section asks for. Raises ValueError for options that cannot be."""
+def question_maker(config: ConfigDict, num_speech: int) -> instructions.Instructions:
+    """The questions that the config's data section asks for; an utterance is `num_speech` soft tokens.
+
+    Raises ValueError for options that cannot be.
+    """
     data = config.data
     return instructions.Instructions(
         options=instructions.InstructionOptions(
@@ -53,7 +59,7 @@ def question_maker(config: ConfigDict) -> instructions.Instructions:
             long=tuple(data.sequences.long),
         ),
         tokenizer=towers.tokenizer_name(config, "llm"),
-        num_speech=config.model.qformer.num_queries,
+        num_speech=num_speech,
     )
 
 
@@ -67,17 +73,23 @@ class Finetuning(speech_stage.SpeechStage):
         known = (metadata or {}).get("architecture") or (self._stage1.architecture if self._stage1 else None)
         parts = towers.make(config, known)
         speech_stage.check_speech(config, parts["speech_encoder"])
+        model = model_config(config, parts)
         with config_lib.blame("llm.tokenizer"):
-            self._chat = get_chat(towers.tokenizer_name(config, "llm"), config.model.qformer.num_queries)
+            self._chat = get_chat(towers.tokenizer_name(config, "llm"), model.num_soft_tokens)
         with config_lib.blame("data"):
-            text = question_maker(config)
+            text = question_maker(config, model.num_soft_tokens)
             text.check(parts["llm"].vocab_size)
         data = SpeechData(
             config, parts["speech_encoder"], text, metadata, trained_before=self._stage1 and self._stage1.trained_on
         )
-        super().__init__(config, parts, data, model_config(config, parts))
+        super().__init__(config, parts, data, model)
         if metadata is None:
             self._check_features()
+
+    @property
+    def num_soft_tokens(self) -> int:
+        """Of an utterance in a prompt."""
+        return self._model.num_soft_tokens
 
     @property
     def chat(self) -> Chat:
@@ -116,7 +128,7 @@ class Finetuning(speech_stage.SpeechStage):
     def loss(self, model: SpeechLLM, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """−log p of the answer's tokens, summed over valid rows."""
         speech_rng, llm_rng = jax.random.split(rng)
-        soft = frozen_features.encode_speech(model, batch, speech_rng)
+        soft = frozen_features.soft_tokens(model, batch, speech_rng)
         logits = model.answer_logits(soft, batch["tokens"], batch["token_mask"], batch["target_positions"], rng=llm_rng)
         counted = batch["target_mask"] & batch["valid"][:, None]
         total, weight, metrics = language_model.cross_entropy(logits, batch["targets"], counted)

@@ -19,7 +19,9 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import audio, device, feature_build, feature_cache, pipeline
 from mser_jax.data.sources import MixtureTable
-from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, SpeechOutput
+from mser_jax.models.dual_encoder import DualEncoderConfig
+from mser_jax.models.speech_llm import SpeechLLM
+from mser_jax.models.speech_reader import Reading, SpeechReader
 from mser_jax.parallel import preemption, sharding
 from mser_jax.stages import towers
 from mser_jax.stages.base import Batch, Params
@@ -29,11 +31,16 @@ ENCODER = "speech_encoder"
 INPUTS = ("waveform", "states", "num_frames", "num_samples")
 
 
-def encode_speech(model: DualEncoder, batch: Batch, rng: jax.Array | None = None) -> SpeechOutput:
+def encode_speech(model: SpeechReader, batch: Batch, rng: jax.Array | None = None) -> Reading:
     """Of what the batch has: kept states, else waveforms."""
     if "states" in batch:
         return model.encode_states(batch["states"], batch["num_frames"], rng=rng)
     return model.encode_speech(batch["waveform"], batch["num_samples"], rng=rng)
+
+
+def soft_tokens(model: SpeechLLM, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
+    """Likewise, what the LLM reads of it: [B, N, llm.width]."""
+    return model.soft_tokens(encode_speech(model, batch, rng))
 
 
 def check(config: ConfigDict, encoder_is_frozen: Callable[[], bool]) -> None:

@@ -60,7 +60,7 @@ class GenerationEvaluator:
 
         def answer(params: Params, batch: Batch) -> jax.Array:
             model = definition.merge(params)
-            soft = frozen_features.encode_speech(model, batch)
+            soft = frozen_features.soft_tokens(model, batch)
             shape = (soft.shape[0], len(tokens))
             ids = sharding.constrain(jnp.broadcast_to(tokens, shape), P(sharding.BATCH_AXES, None))
             x = model.embed(ids, soft)

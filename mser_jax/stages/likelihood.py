@@ -97,7 +97,7 @@ class LikelihoodScorer:
             if question.words not in self._programs:
                 trie = LabelTrie([chat.label(word) for word in question.words], end=chat.end)
                 self._programs[question.words] = self._program(definition, trie)
-        self._soft = jax.jit(lambda params, batch: frozen_features.encode_speech(definition.merge(params), batch))
+        self._soft = jax.jit(lambda params, batch: frozen_features.soft_tokens(definition.merge(params), batch))
         self._samples = round(max(config.data.length_classes) * audio.SAMPLE_RATE)
         self.has_prior = config.evaluate.prior != "none"
         self.prior = scoring.OnceFor(self._prior)

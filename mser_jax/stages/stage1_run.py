@@ -15,19 +15,18 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.checkpoint import Checkpoints, difference
 from mser_jax.models import lora
+from mser_jax.models.speech_reader import SpeechReader
 from mser_jax.parallel import sharding
 from mser_jax.stages.alignment import Alignment
 from mser_jax.stages.base import Params
 
-# Parts of the network that are taken over; first elements of the parameters' paths.
-PARTS = ("speech_encoder", "layer_mix", "qformer")
 # What decides the meaning of those parameters beside their shapes.
 _SAME = ("num_layers", "num_queries", "width", "num_heads", "mlp_width")
 
 
 def is_taken(path: str) -> bool:
     """Whether a parameter of this path comes from stage 1."""
-    return path.partition("/")[0] in PARTS
+    return path.partition("/")[0] in SpeechReader.PARTS
 
 
 class Stage1Run:
@@ -58,7 +57,7 @@ class Stage1Run:
         return self._metadata["trained_on"]
 
     def load(self, config: ConfigDict, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-        """Its values of the leaves of PARTS in `abstract` {path: shape, dtype, sharding}.
+        """Its values of the leaves in `abstract` {path: shape, dtype, sharding}.
 
         Adapters that stage 1 did not have are not among them.
 

@@ -15,11 +15,12 @@ from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.label_trie import LabelTrie
 from mser_jax.models.llm import LLMConfig
 from mser_jax.models.speech_llm import SPEECH, SpeechLLM, SpeechLLMConfig, flops_per_example, log_likelihood
+from mser_jax.models.speech_reader import MeanHeadConfig
 from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 
-VOCABULARY, QUERIES, END = 97, 3, 96
+VOCABULARY, SOFT, END = 97, 3, 96
 GEMMA = LLMConfig(
     model_type="gemma3_text", vocab_size=VOCABULARY, num_layers=3, width=64, mlp_width=96, head_dim=16, qk_norm=True,
     sandwich_norms=True, norm_cast_first=False, scale_embeddings=True, activation="gelu_tanh", tied=True, window=4,
@@ -33,7 +34,7 @@ def config(llm, **options):
     return SpeechLLMConfig(
         speech=WhisperConfig(num_layers=1, width=48, num_heads=2, mlp_width=96),
         llm=llm,
-        qformer=QFormerConfig(num_layers=1, num_queries=QUERIES, width=48, num_heads=2, mlp_width=96),
+        qformer=QFormerConfig(num_layers=1, num_queries=SOFT - 1, width=48, num_heads=2, mlp_width=96),
         **options,
     )
 
@@ -64,10 +65,10 @@ def random_params(llm):
 def prompts(rng, rows, width, left):
     """Speech among words, of different lengths, padded on one side: (tokens, mask, the rows without padding)."""
     tokens, mask, plain = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool), []
-    for row, length in enumerate(np.linspace(QUERIES + 2, width, rows).astype(int)):
+    for row, length in enumerate(np.linspace(SOFT + 2, width, rows).astype(int)):
         ids = rng.integers(0, VOCABULARY, length)
-        at = rng.integers(0, length - QUERIES)
-        ids[at : at + QUERIES] = SPEECH
+        at = rng.integers(0, length - SOFT)
+        ids[at : at + SOFT] = SPEECH
         where = slice(width - length, None) if left else slice(length)
         tokens[row, where], mask[row, where] = ids, True
         plain.append(ids)
@@ -117,7 +118,7 @@ def test_equals_a_forward_pass_for_each_label(llm, labels, left):
     """Prompts of three lengths, longer than the window; 1e-4 maximal absolute difference, f32."""
     rng, params = np.random.default_rng(0), random_params(llm)
     tokens, mask, plain = prompts(rng, 3, 12, left)
-    soft = rng.standard_normal((3, QUERIES, 64)).astype(np.float32)
+    soft = rng.standard_normal((3, SOFT, 64)).astype(np.float32)
     trie = LabelTrie(labels, end=END)
     found = np.asarray(score(llm, params, soft, tokens, mask, trie))
     expected = naive(llm, params, soft, plain, closed(labels, END))
@@ -132,7 +133,7 @@ def test_labels_of_one_token_cost_nothing_but_a_gather():
 
     def flops(count):
         trie = LabelTrie([[i] for i in range(count)])
-        soft, tokens = jnp.zeros((2, QUERIES, 64)), jnp.zeros((2, 12), jnp.int32)
+        soft, tokens = jnp.zeros((2, SOFT, 64)), jnp.zeros((2, 12), jnp.int32)
         program = score.lower("gemma", definition("gemma").abstract, soft, tokens, tokens == 0, trie)
         return program.compile().cost_analysis()["flops"]
 
@@ -145,7 +146,7 @@ def test_speech_stands_where_it_is_said(call):
     rng = np.random.default_rng(0)
     tokens, _, _ = prompts(rng, 4, 12, left=True)
     tokens[3] = rng.integers(0, VOCABULARY, 12)
-    soft = rng.standard_normal((4, QUERIES, 64)).astype(np.float32)
+    soft = rng.standard_normal((4, SOFT, 64)).astype(np.float32)
     out = np.asarray(call(model, "embed", jnp.asarray(tokens), soft))
     words = np.asarray(model.llm.tokens.table[...])[np.maximum(tokens, 0)] * np.float32(8)
     np.testing.assert_allclose(out[tokens != SPEECH], words[tokens != SPEECH], rtol=1e-6)
@@ -157,7 +158,7 @@ def test_answer_logits_are_those_of_the_whole_sequence(call):
     model = definition("llama").merge(random_params("llama"))
     rng = np.random.default_rng(0)
     tokens, mask, _ = prompts(rng, 3, 12, left=False)
-    soft = rng.standard_normal((3, QUERIES, 64)).astype(np.float32)
+    soft = rng.standard_normal((3, SOFT, 64)).astype(np.float32)
     positions = np.array([[0, 3, 3], [11, 2, 1], [5, 4, 9]])
     found = call(model, "answer_logits", soft, jnp.asarray(tokens), jnp.asarray(mask), positions)
     hidden, _ = call(model.llm, "__call__", call(model, "embed", jnp.asarray(tokens), soft), jnp.asarray(mask))
@@ -171,12 +172,13 @@ def test_answer_logits_are_those_of_the_whole_sequence(call):
 @pytest.mark.parametrize(("llm", "scale", "dtype"), [(GEMMA, 1.0, jnp.float32), (LLAMA, 1 / 8, jnp.bfloat16)])
 def test_soft_tokens_of_waveforms_and_of_kept_states(build, call, llm, scale, dtype):
     """Alike (1e-5, bfloat16 .05 of the scale), and fresh ones at the scale of embeddings."""
-    model = build(lambda rngs: SpeechLLM(config(llm, frame_pool=2, dtype=dtype), rngs))
+    model = build(lambda rngs: SpeechLLM(config(llm, frame_pool=2, mean_head=MeanHeadConfig(8), dtype=dtype), rngs))
     wave = np.random.default_rng(0).integers(-3000, 3000, (2, 8000)).astype(np.int16)
     lengths = np.array([8000, 3200], np.int32)
-    soft = call(model, "encode_speech", wave, lengths)
-    assert soft.shape == (2, QUERIES, 64) and soft.dtype == dtype
+    soft = call(model, "soft_tokens", call(model, "encode_speech", wave, lengths))
+    assert soft.shape == (2, SOFT, 64) and soft.dtype == dtype
     kept = call(model, "encode_states", *call(model, "hidden_states", wave, lengths))
+    kept = call(model, "soft_tokens", kept)
     soft, kept = np.asarray(soft, np.float32), np.asarray(kept, np.float32)
     np.testing.assert_allclose(kept, soft, atol=1e-5 if dtype == jnp.float32 else 0.05 * scale)
     np.testing.assert_allclose(np.sqrt(np.square(soft).mean(-1)), scale, rtol=0.02)
@@ -201,7 +203,7 @@ def everything(params, batch, rng):
     def loss(params):
         model = ADAPTED.merge(params)
         speech_rng, llm_rng = jax.random.split(rng)
-        soft = model.encode_states(batch["states"], batch["num_frames"], rng=speech_rng)
+        soft = model.soft_tokens(model.encode_states(batch["states"], batch["num_frames"], rng=speech_rng))
         logits = model.answer_logits(soft, batch["tokens"], batch["mask"], batch["positions"], rng=llm_rng)
         return jnp.sum(logits * batch["target"]), soft
 
@@ -242,7 +244,7 @@ def test_flops_are_what_xla_counts():
     """One layer of each part, 5 %: masks, norms and softmax are the difference."""
     cfg = config(LLMConfig(num_layers=1, width=256, mlp_width=768, head_dim=64, vocab_size=512))
     made = state.define(lambda rngs: SpeechLLM(cfg, rngs))
-    soft, tokens = jnp.zeros((1, QUERIES, 256)), jnp.zeros((1, 128), jnp.int32)
+    soft, tokens = jnp.zeros((1, SOFT, 256)), jnp.zeros((1, 128), jnp.int32)
 
     def answer(params, soft, positions):
         return made.merge(params).answer_logits(soft, tokens, tokens == 0, positions)
@@ -251,4 +253,5 @@ def test_flops_are_what_xla_counts():
     parts = flops_per_example(cfg, 16_000, 128, 8)
     assert counted == pytest.approx(parts["llm"], rel=0.05)
     assert set(parts) == {"speech_encoder", "qformer", "soft_projection", "llm"}
-    assert parts["soft_projection"] == 2 * QUERIES * 48 * 256 and parts["speech_encoder"] == cfg.speech.flops(16_000)
+    assert parts["soft_projection"] == 2 * ((SOFT - 1) * 48 + cfg.embed_dim) * 256
+    assert parts["speech_encoder"] == cfg.speech.flops(16_000)

@@ -47,7 +47,7 @@ def tiny(data_dir):
 @pytest.fixture(scope="session")
 def tiny2(data_dir):
     """tiny2(**{"section.key": value}) -> config of stage 2, of the same speech side as `tiny`."""
-    heads = {"llm.sizes.num_kv_heads": 1, "llm.sizes.head_dim": 16}
+    heads = {"llm.sizes.num_kv_heads": 1, "llm.sizes.head_dim": 16, "model.embed_dim": 32}
     return lambda **overrides: shrink(stage2.get_config(), data_dir, {**heads, **overrides})
 
 

@@ -11,8 +11,9 @@ import pytest
 from configs import evaluate as evaluate_config
 from mser_jax import config as config_lib
 from mser_jax import evaluate, stages, state, train
-from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, MeanHeadConfig
+from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mser_jax.models.emotion_qformer import QFormerConfig
+from mser_jax.models.speech_reader import MeanHeadConfig
 from mser_jax.models.text_encoder import TextEncoderConfig
 from mser_jax.models.wav2vec2 import Wav2Vec2Config
 from mser_jax.models.whisper import WhisperConfig

@@ -80,7 +80,7 @@ def naive(stage, params, question, words):
 
     @jax.jit
     def logits(waveform, num_samples):
-        soft = model.encode_speech(waveform, num_samples)
+        soft = model.soft_tokens(model.encode_speech(waveform, num_samples))
         return model.answer_logits(soft, tokens, mask, places, rng=None)
 
     def score(waveform, num_samples):

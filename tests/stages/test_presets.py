@@ -7,6 +7,7 @@ import pytest
 from mser_jax import config as config_lib
 from mser_jax import train
 from mser_jax.models import lora
+from mser_jax.models.speech_reader import SpeechReader
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import alignment, finetuning
 
@@ -76,4 +77,5 @@ def test_stage2_preset_is_traced_without_weights(name):
     assert found == pytest.approx(STAGE2[name], rel=0.01)
     learns = {path.partition("/")[0] for path in program.abstract.trainable if not lora.is_adapter(path)}
     full = {"llm"} if name.endswith("full") else set()
-    assert learns == {"layer_mix", "qformer", "soft_projection", "soft_norm"} | full
+    heard = set(SpeechReader.PARTS) - {"speech_encoder"} - (set() if config.model.mean_head.width else {"mean_head"})
+    assert learns == heard | {"embedding_projection", "soft_projection", "soft_norm"} | full
