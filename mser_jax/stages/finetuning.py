@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,7 +14,8 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax import state
-from mser_jax.data import instructions
+from mser_jax.corpora import emotions
+from mser_jax.data import instructions, prompts
 from mser_jax.data.chat import Chat, get_chat
 from mser_jax.losses import language_model
 from mser_jax.models import lora
@@ -21,12 +23,15 @@ from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.speech_llm import SpeechLLM, SpeechLLMConfig, flops_per_example
 from mser_jax.models.speech_reader import MeanHeadConfig
+from mser_jax.parallel import sharding
 from mser_jax.stages import frozen_features, speech_stage, towers
 from mser_jax.stages.base import Batch, Evaluator, Params, Scorer
 from mser_jax.stages.generating import GenerationEvaluator
 from mser_jax.stages.likelihood import LikelihoodEvaluator, LikelihoodScorer
 from mser_jax.stages.speech_data import SpeechData, names
 from mser_jax.stages.stage1_run import Stage1Run
+
+_TABLE = "llm/tokens/table"
 
 
 def model_config(config: ConfigDict, parts: towers.Towers) -> SpeechLLMConfig:
@@ -119,11 +124,32 @@ class Finetuning(speech_stage.SpeechStage):
             given = run.load(self._config, abstract)
             del loaded["speech_encoder"]
         given |= towers.load(self._config, loaded, abstract)
+        if self._config.init_from and _TABLE in given:
+            given |= self._aligned(run, given[_TABLE], abstract)
         fresh = [f"{path} {leaf.shape}" for path, leaf in abstract.items() if path not in given]
         log = logging.info if self._config.init_from else logging.warning
         why = "" if self._config.init_from else "No init_from, a run of stage 1: "
         log("%sfrom scratch start %d leaves:\n  %s", why, len(fresh), "\n  ".join(fresh))
         return given
+
+    def _aligned(self, run: Stage1Run, table: jax.Array, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+        """The embedding's projection that puts each emotion's prompts of stage 1 where the LLM has the emotion's word.
+
+        Stage 1 put speech where its prompts are, so the LLM reads from the start what it need not learn to hear. Least
+        squares on what differs between emotions; the RMS norm behind it gives the scale.
+        """
+        languages = names(self._config.data.question_languages)
+        anchors = run.anchors(emotions.EMOTIONS, languages, table.sharding.mesh)
+        words = [
+            [token for name in languages for token in self._chat.label(prompts.label_word(emotion, name))]
+            for emotion in emotions.EMOTIONS
+        ]
+        look_up = jax.jit(lambda table, ids: sharding.replicate(sharding.lookup(table, ids)))
+        rows = np.stack([np.asarray(look_up(table, np.array(ids)), np.float64).mean(0) for ids in words])
+        kernel = np.linalg.pinv(anchors - anchors.mean(0), rcond=0.05) @ (rows - rows.mean(0))
+        found = {"kernel": kernel, "bias": -anchors.mean(0) @ kernel}
+        paths = {f"embedding_projection/{name}": value for name, value in found.items()}
+        return {path: jax.device_put(x.astype(np.float32), abstract[path].sharding) for path, x in paths.items()}
 
     def loss(self, model: SpeechLLM, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """−log p of the answer's tokens, summed over valid rows."""

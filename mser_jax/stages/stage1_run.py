@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.checkpoint import Checkpoints, difference
+from mser_jax.evaluation import zero_shot
 from mser_jax.models import lora
 from mser_jax.models.speech_reader import SpeechReader
 from mser_jax.parallel import sharding
@@ -83,8 +85,15 @@ class Stage1Run:
         logging.info("%d leaves from %s, step %d", len(wanted), self.workdir, self.step)
         if "frozen" not in self._metadata:
             return self._checkpoints.restore_params(wanted, self.step, partial=True)
-        params = self._whole(next(iter(wanted.values())).sharding.mesh)
+        stage = Alignment(self._config, self._metadata)
+        params = self._whole(stage, next(iter(wanted.values())).sharding.mesh)
         return {path: jax.device_put(params[path], leaf.sharding) for path, leaf in wanted.items()}
+
+    def anchors(self, labels: Sequence[str], languages: Sequence[str], mesh: Mesh) -> np.ndarray:
+        """Where its text tower puts the prompts of each label: unit-norm f64 [labels, embed_dim]."""
+        stage = Alignment(self._config, self._metadata)
+        prompted = stage.scorer(labels, languages=languages, mesh=mesh).embed_prompts(self._whole(stage, mesh))
+        return zero_shot.label_anchors(prompted, labels)
 
     def _options(self, config: ConfigDict) -> list[str]:
         """A line for each option that differs, of those that parameters' shapes do not tell."""
@@ -98,9 +107,8 @@ class Stage1Run:
             return self._checkpoints.shapes(self.step)
         return state.define(Alignment(self._config, self._metadata).build).abstract
 
-    def _whole(self, mesh: Mesh) -> Params:
-        """All parameters of an adapters-only checkpoint."""
-        stage = Alignment(self._config, self._metadata)
+    def _whole(self, stage: Alignment, mesh: Mesh) -> Params:
+        """All parameters, of an adapters-only checkpoint too."""
         definition = state.define(stage.build)
         abstract = sharding.placed(definition.abstract, mesh)
 

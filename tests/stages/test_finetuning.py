@@ -8,14 +8,18 @@ import signal
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from mser_jax import config as config_lib
 from mser_jax import evaluate, stages, state, train
 from mser_jax.checkpoint import CheckpointMismatch, Checkpoints
+from mser_jax.corpora import emotions
+from mser_jax.data import prompts
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import preemption
 from mser_jax.stages.finetuning import Finetuning
-from mser_jax.stages.stage1_run import is_taken
+from mser_jax.stages.stage1_run import Stage1Run, is_taken
 
 # Adapters on the decoder, whose base and the speech encoder are frozen; only what learns is written.
 STEPS = {"data.augment.random_crop": False}
@@ -258,3 +262,29 @@ def test_batch_spec_and_flops_describe_the_batches(tiny2, stage1_run):
         frozen = stages.make(tiny2(**{"optim.groups": (("^speech_encoder/", 0.0), (".*", 1.0))}))
         encoder = 16 * stage._towers["speech_encoder"].flops(48_000)
         assert stage.flops(spec) - frozen.flops(spec) == pytest.approx(2 * encoder)
+
+
+def test_the_embedding_starts_where_the_llm_has_the_words(tiny2, stage1_run, tmp_path):
+    """What stage 1's text tower makes of an emotion's prompts is projected nearest to that emotion's own word."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llama = transformers.LlamaConfig(**sizes, vocab_size=384, num_key_value_heads=1)
+    transformers.LlamaForCausalLM(llama).save_pretrained(tmp_path)
+    config = tiny2(
+        init_from=str(stage1_run[0]),
+        **{"llm.init": str(tmp_path), "llm.tokenizer": "byt5", "data.question_languages": "en,de"},
+    )
+    _, given, _ = start(config)
+    mesh = small_mesh()
+    with jax.set_mesh(mesh):
+        anchors = Stage1Run(str(stage1_run[0])).anchors(emotions.EMOTIONS, ("en", "de"), mesh)
+    np.testing.assert_allclose(np.linalg.norm(anchors, axis=1), 1, rtol=1e-6)
+    table = given["llm/tokens/table"].astype(np.float64)
+    spelled = [" ".join(["", *(prompts.label_word(name, x) for x in ("en", "de"))]) for name in emotions.EMOTIONS]
+    # Bytes are ids 3 and up in ByT5's vocabulary.
+    words = np.stack([table[np.frombuffer(text.encode(), np.uint8) + 3].mean(0) for text in spelled])
+    found = anchors @ given["embedding_projection/kernel"] + given["embedding_projection/bias"]
+    found, words = found - found.mean(0), words - words.mean(0)
+    likeness = found @ words.T / np.linalg.norm(found, axis=1)[:, None] / np.linalg.norm(words, axis=1)
+    np.testing.assert_array_equal(likeness.argmax(1), np.arange(len(words)))
+    assert np.diag(likeness).mean() > 0.7
