@@ -123,6 +123,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.stage = "alignment"
     _set_networks(config, options["size"])
     config.train.budget = "350 steps"
+    # The towers take a batch in so many parts and compute each again in the backward pass: the same loss and gradients
+    # with the activations of one part.
+    config.train.encoder_microbatches = 1
     config.data = _data()
     # Σ weight × term; 0 switches a term off.
     config.loss = ConfigDict(

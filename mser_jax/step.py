@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from mser_jax.parallel import microbatch
 from mser_jax.state import ModelDefinition, TrainState
 
 Batch = dict[str, jax.Array]
@@ -53,7 +54,7 @@ def make_train_step(
                 new = sums_and_gradients(state.trainable, state.frozen, rows, jax.random.fold_in(rng, number))
                 return jax.tree.map(jnp.add, sums, new), None
 
-            parts = (jnp.arange(accumulate), {name: _parts(x, accumulate) for name, x in batch.items()})
+            parts = (jnp.arange(accumulate), microbatch.split(batch, accumulate))
             shapes = jax.eval_shape(
                 sums_and_gradients, state.trainable, state.frozen, {name: x[0] for name, x in parts[1].items()}, rng
             )
@@ -72,11 +73,6 @@ def make_train_step(
         return TrainState(state.step + 1, trainable, state.frozen, optimizer, state.rng), metrics
 
     return train_step
-
-
-def _parts(x: jax.Array, number: int) -> jax.Array:
-    """[B, …] -> [number, B / number, …], each part made of rows of every device."""
-    return jnp.moveaxis(x.reshape(-1, number, *x.shape[1:]), 1, 0)
 
 
 def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:

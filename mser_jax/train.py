@@ -42,12 +42,15 @@ class Program:
 def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program:
     """Stage (made here unless given), model, optimiser and jitted step for `config` on `mesh`; allocates nothing."""
     batch_size, parts = config.train.batch_size, sharding.batch_parts(mesh)
-    config_lib.at_least(config, "train.accumulate", 1)
-    if batch_size % (parts * config.train.accumulate):
-        raise config_lib.ConfigError(
-            f"--config.train.batch_size={batch_size}: data × fsdp = {parts} must divide it"
-            + (f", times train.accumulate = {config.train.accumulate}" if config.train.accumulate > 1 else "")
-        )
+    for key in ("accumulate", "encoder_microbatches"):
+        if key not in config.train:
+            continue
+        config_lib.at_least(config, f"train.{key}", 1)
+        if batch_size % (parts * config.train[key]):
+            raise config_lib.ConfigError(
+                f"--config.train.batch_size={batch_size}: data × fsdp = {parts} must divide it"
+                + (f", times train.{key} = {config.train[key]}" if config.train[key] > 1 else "")
+            )
     config_lib.choice(config, "checkpointing.content", CONTENTS)
     stage = stage or stages.make(config)
     definition = state.define(stage.build)
@@ -153,7 +156,7 @@ class Loop:
                 if pending:
                     self._log(*pending)
                 pending = (number, metrics, batch)
-                if self.stop.requested:
+                if self.stop.after(number):
                     break
             if pending:
                 self._log(*pending)

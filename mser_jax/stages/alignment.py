@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from mser_jax import state
 from mser_jax.data import prompts
 from mser_jax.data.text import Tokenizer, get_tokenizer
 from mser_jax.losses import classification, contrast, infonce, parallel, supcon
-from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, MeanHeadConfig, flops_per_example
+from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, flops_per_example
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
+from mser_jax.models.speech_reader import MeanHeadConfig
+from mser_jax.parallel import microbatch
 from mser_jax.stages import frozen_features, speech_stage, towers
 from mser_jax.stages.base import Batch, Evaluator, Params, Scorer
 from mser_jax.stages.embedding import SpeechEmbedder
@@ -64,8 +67,9 @@ def validate(config: ConfigDict) -> None:
     if config.train.accumulate != 1:
         raise config_lib.ConfigError(
             f"--config.train.accumulate={config.train.accumulate}: stage 1 contrasts an utterance with the rest of its "
-            "batch: parts of a batch have fewer negatives, which is another loss. Use 1; where memory is short, remat "
-            "or a smaller train.batch_size"
+            "batch: parts of a batch have fewer negatives, which is another loss. Use 1; where memory is short, "
+            "--config.train.encoder_microbatches=N runs the towers in N parts and still contrasts all rows at once; "
+            "or remat, or a smaller train.batch_size"
         )
 
 
@@ -98,6 +102,18 @@ def check_towers(config: ConfigDict, parts: towers.Towers, tokenizer: Tokenizer)
         )
 
 
+def microbatches(config: ConfigDict) -> int:
+    """In how many parts the towers take a batch; runs that are older than the key have no parts."""
+    return config.train.get("encoder_microbatches", 1)
+
+
+def _embed(model: DualEncoder, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(speech, text) embeddings f32 [B, E] of unit norm; `rng` draws dropout and SpecAugment."""
+    speech_rng, text_rng = jax.random.split(rng)
+    speech = frozen_features.encode_speech(model, batch, speech_rng).embedding
+    return speech, model.encode_text(batch["tokens"], batch["token_mask"], rng=text_rng)
+
+
 class Alignment(speech_stage.SpeechStage):
     """Stage 1 as the loop sees it (stages/base.py)."""
 
@@ -124,9 +140,8 @@ class Alignment(speech_stage.SpeechStage):
 
     def loss(self, model: DualEncoder, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Σ weight · mean of each term, times the number of valid rows."""
-        speech_rng, text_rng = jax.random.split(rng)
-        speech = frozen_features.encode_speech(model, batch, speech_rng).embedding
-        text = model.encode_text(batch["tokens"], batch["token_mask"], rng=text_rng)
+        inputs = {name: batch[name] for name in (*frozen_features.INPUTS, "tokens", "token_mask") if name in batch}
+        speech, text = microbatch.encode(functools.partial(_embed, model), inputs, rng, microbatches(self._config))
         terms = self._terms(model, speech, text, batch)
         total, metrics = jnp.zeros(()), {}
         for name, (weight, (term_sum, term_weight, extra)) in terms.items():

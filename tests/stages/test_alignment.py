@@ -14,7 +14,8 @@ from mser_jax import config as config_lib
 from mser_jax import evaluate, stages, state, train
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
-from mser_jax.parallel import preemption
+from mser_jax.parallel import preemption, sharding
+from mser_jax.stages import alignment
 from mser_jax.stages.speech_data import SpeechData
 
 
@@ -136,6 +137,49 @@ def test_the_loss_does_not_depend_on_the_mesh(tiny, mode):
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
 
 
+def random_batch(spec, seed=0):
+    """A batch of these shapes and shardings: noise, random words and labels, the last row padding."""
+    rng = np.random.default_rng(seed)
+    rows = {name: rng.integers(0, 3, x.shape).astype(x.dtype) for name, x in spec.items()}
+    rows["waveform"] = (3000 * rng.standard_normal(spec["waveform"].shape)).astype(np.int16)
+    rows["num_samples"] = rng.integers(8000, spec["waveform"].shape[1], spec["num_samples"].shape).astype(np.int32)
+    rows["tokens"] = rng.integers(3, 250, spec["tokens"].shape).astype(np.int32)
+    rows["token_mask"] = np.arange(spec["tokens"].shape[1]) < rng.integers(3, 40, (len(rows["valid"]), 1))
+    rows["valid"] = np.arange(len(rows["valid"])) < len(rows["valid"]) - 1
+    return {name: jax.device_put(x, spec[name].sharding) for name, x in rows.items()}
+
+
+@pytest.mark.slow
+def test_encoder_microbatches_are_exact_and_small(tiny):
+    """Loss, metrics and gradients within 1e-5 of those of the whole batch, in less memory."""
+    mesh = mesh_lib.make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
+    found = []
+    with jax.set_mesh(mesh):
+        for number in (1, 4):
+            # One term and short clips: less to compile.
+            off = {f"loss.{name}": 0.0 for name in ("supcon", "parallel", "adversary_language", "adversary_speaker")}
+            config = tiny(**off, **{"train.encoder_microbatches": number, "train.batch_size": 32})
+            config.data.length_classes = (1.0,)
+            stage = alignment.Alignment(config, alignment.SYNTHETIC)
+            definition = state.define(stage.build)
+            abstract = sharding.placed(definition.abstract, mesh)
+
+            def loss(params, batch, definition=definition, stage=stage):
+                total, weight, metrics = stage.loss(definition.merge(params), batch, jax.random.key(0))
+                return total / weight, metrics
+
+            spec = stage.batch_spec(mesh)
+            step = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(abstract, spec).compile()
+            out = step(state.initial(definition, 0, abstract, {}), random_batch(spec))
+            found.append((jax.device_get(out), step.memory_analysis().temp_size_in_bytes))
+    (whole, memory), (parts, less) = found
+    assert less < 0.5 * memory
+    for path, gradient in whole[1].items():
+        largest = max(1.0, np.abs(gradient).max())
+        np.testing.assert_allclose(parts[1][path], gradient, atol=1e-5 * largest, err_msg=path)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), parts[0], whole[0])
+
+
 def test_batch_spec_and_flops_describe_the_batches(tiny):
     config = tiny()
     mesh = mesh_lib.make_mesh()
@@ -166,7 +210,9 @@ def test_batch_spec_and_flops_describe_the_batches(tiny):
         ({"text_encoder.sizes.vocab_size": 100}, "needs 384"),
         ({"mesh.tensor": 2}, "no tensor parallelism"),
         ({"loss.supcon": -1.0}, "≥ 0"),
-        ({"train.accumulate": 2}, "fewer negatives"),
+        ({"train.accumulate": 2}, "fewer negatives.*encoder_microbatches=N"),
+        ({"train.encoder_microbatches": 3}, "data × fsdp = 8 must divide it, times train.encoder_microbatches = 3"),
+        ({"train.encoder_microbatches": 0}, "≥ 1"),
         ({"checkpointing.content": "trainabel"}, "Did you mean 'trainable'"),
         ({"train.budget": "many steps"}, "is no budget"),
         ({"train.budget": ""}, "at least one step"),
