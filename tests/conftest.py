@@ -1,5 +1,6 @@
-"""Fixtures: eight fake CPU devices, a mesh over them, and the real recordings where they are to be had."""
+"""Fixtures: eight fake CPU devices, a mesh over them, golden texts, real recordings where they are to be had."""
 
+import difflib
 import os
 import pathlib
 import subprocess
@@ -21,6 +22,31 @@ from mser_jax.parallel import mesh as mesh_lib
 
 # Grain reads absl flags when its datasets are built.
 flags.FLAGS.mark_as_parsed()
+
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update", action="store_true", help="write golden texts (tests/goldens) instead of comparing")
+
+
+@pytest.fixture
+def golden(request):
+    """golden("configs/stage1.txt", text): fails with a diff unless that file says `text`; --update writes it there."""
+
+    def check(name, text):
+        path = GOLDENS / name
+        if request.config.getoption("--update"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        before = path.read_text().splitlines() if path.exists() else []
+        where = f"tests/goldens/{name}"
+        change = "\n".join(difflib.unified_diff(before, text.splitlines(), where, "now", lineterm="", n=0))
+        test = request.node.nodeid.partition("[")[0]
+        assert not change, f"If this is meant: python -m pytest --update {test}\n{change}"
+
+    return check
 
 
 @pytest.fixture(scope="session")
