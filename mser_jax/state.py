@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mser_jax.parallel import sharding
+from mser_jax.parallel.rules import RULES, Rule
 
 Flat = dict[str, jax.Array]
 
@@ -147,7 +148,7 @@ def initializer(
     return init
 
 
-def abstract_state(init: Callable[..., TrainState], mesh: Mesh, rules: Any = ((".*", None),)) -> TrainState:
+def abstract_state(init: Callable[..., TrainState], mesh: Mesh, rules: Sequence[Rule] = RULES) -> TrainState:
     """The state as ShapeDtypeStructs with the shardings it has on `mesh` (moments like their parameters)."""
     shapes = jax.eval_shape(init)
     shardings = sharding.infer_shardings(shapes, mesh, rules)

@@ -79,14 +79,16 @@ class MultiHeadAttention(nnx.Module):
         True in the mask = attend. With all its keys masked a row attends evenly to all: finite.
         """
         memory = x if memory is None else memory
+        out, back = (sharding.split_by(self.num_heads, how) for how in ("out", "in"))
 
         def heads(y: jax.Array) -> jax.Array:
             return y.reshape(*y.shape[:2], self.num_heads, -1)
 
-        q, k, v = heads(self.query(x)), heads(self.key(memory)), heads(self.value(memory))
+        q, k, v = heads(self.query(x, out)), heads(self.key(memory, out)), heads(self.value(memory, out))
         mask = None if key_mask is None else key_mask[:, None, None, :]
         bias = None if self.gate is None else self.gate(x) * position_bias
-        return self.out(jax.nn.dot_product_attention(q, k, v, bias, mask).reshape(x.shape))
+        y = jax.nn.dot_product_attention(q, k, v, bias, mask)
+        return self.out(y.reshape(*x.shape[:2], -1), back)
 
 
 class Block(nnx.Module):
@@ -153,15 +155,17 @@ class Block(nnx.Module):
         if self.cross_attention is not None:
             cross = self.cross_attention
             branches.append((self.cross_attention_norm, lambda y: cross(y, memory, memory_mask), rngs[1]))
-        branches.append(
-            (self.mlp_norm, lambda y: self.mlp_out(jax.nn.gelu(self.mlp_in(y), approximate=False)), rngs[2])
-        )
+        branches.append((self.mlp_norm, self._mlp, rngs[2]))
         for norm, branch, key in branches:
             if self.norm_first:
                 x = x + dropout(branch(norm(x)), self.dropout, key)
             else:
                 x = norm(x + dropout(branch(x), self.dropout, key))
         return x
+
+    def _mlp(self, y: jax.Array) -> jax.Array:
+        out, back = (sharding.split_by(self.mlp_in.kernel.shape[-1], how) for how in ("out", "in"))
+        return self.mlp_out(jax.nn.gelu(self.mlp_in(y, out), approximate=False), back)
 
 
 class BlockSizes(Protocol):

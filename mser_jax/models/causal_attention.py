@@ -67,7 +67,8 @@ class KVCache(NamedTuple):
         axes = jax.typeof(x).sharding.spec[0]
         if axes is None:
             return self
-        keys, values = (sharding.constrain(y, P(None, axes, None, None, None)) for y in (self.keys, self.values))
+        heads = "tensor" if sharding.split_by(self.keys.shape[3], "out") else None
+        keys, values = (sharding.constrain(y, P(None, axes, None, heads, None)) for y in (self.keys, self.values))
         positions, mask = (sharding.constrain(y, P(axes, None)) for y in (self.positions, self.mask))
         return KVCache(keys, values, positions, mask, self.index)
 
@@ -159,7 +160,7 @@ class CausalAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """`scale` multiplies the logits; `norm`: options of RMSNorm for queries and keys, None for no such norms."""
-        self.head_dim, self.scale, self.softcap = head_dim, scale, softcap
+        self.num_kv_heads, self.head_dim, self.scale, self.softcap = num_kv_heads, head_dim, scale, softcap
         common = {"dtype": dtype, "rngs": rngs}
         self.query = Linear(width, num_heads * head_dim, use_bias=qkv_bias, **common)
         self.key = Linear(width, num_kv_heads * head_dim, use_bias=qkv_bias, **common)
@@ -176,7 +177,9 @@ class CausalAttention(nnx.Module):
         def heads(y: jax.Array) -> jax.Array:
             return y.reshape(*y.shape[:2], -1, self.head_dim)
 
-        q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+        # Query heads read the key heads of their own device only: both must be cut alike, or neither is.
+        out, back = (sharding.split_by(self.num_kv_heads, how) for how in ("out", "in"))
+        q, k, v = heads(self.query(x, out)), heads(self.key(x, out)), heads(self.value(x, out))
         if self.query_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         q, k = (rotate(y, positions, own.frequencies, own.attention_factor) for y in (q, k))
@@ -186,4 +189,4 @@ class CausalAttention(nnx.Module):
             v = lax.dynamic_update_slice_in_dim(own.values, v, readable.index, axis=1)
         mask = visible(positions, readable, own.window)
         y = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap)
-        return self.out(y.reshape(*x.shape[:2], -1)), new
+        return self.out(y.reshape(*x.shape[:2], -1), back), new

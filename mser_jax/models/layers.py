@@ -69,12 +69,13 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
         self.lora = None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in] -> [..., out] in `dtype`."""
-        y = x.astype(self.dtype) @ sharding.gather_weight(self.kernel[...].astype(self.dtype))
+    def __call__(self, x: jax.Array, split: str | None = None) -> jax.Array:
+        """[..., in] -> [..., out] in `dtype`; `split` "out" or "in": what stays over `tensor` (sharding.matmul)."""
+        x = x.astype(self.dtype)
+        y = sharding.matmul(x, self.kernel[...].astype(self.dtype), split)
         if self.lora is not None:
-            y = y + self.lora(x)
-        return y if self.bias is None else y + sharding.gather_weight(self.bias[...].astype(self.dtype))
+            y = y + self.lora(x, split)
+        return y if self.bias is None else y + sharding.gather_bias(self.bias[...].astype(self.dtype), split)
 
 
 class LayerNorm(nnx.Module):

@@ -133,7 +133,8 @@ class GatedMLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] -> [..., width]."""
-        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
+        out, back = (sharding.split_by(self.gate.kernel.shape[-1], how) for how in ("out", "in"))
+        return self.down(ACTIVATIONS[self.activation](self.gate(x, out)) * self.up(x, out), back)
 
 
 class DecoderBlock(nnx.Module):
@@ -263,11 +264,7 @@ class LLM(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., width] of this model -> f32 [..., vocab]."""
-        if self.head is None:
-            weight, product = self.tokens.table[...], "...d,vd->...v"
-        else:
-            weight, product = self.head.kernel[...], "...d,dv->...v"
-        weight = sharding.gather_weight(weight.astype(self.dtype))
-        logits = jnp.einsum(product, hidden.astype(self.dtype), weight, preferred_element_type=jnp.float32)
+        weight = (self.tokens.table[...].T if self.head is None else self.head.kernel[...]).astype(self.dtype)
+        logits = sharding.matmul(hidden.astype(self.dtype), weight, dtype=jnp.float32)
         cap = self.cfg.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)

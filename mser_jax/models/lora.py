@@ -42,10 +42,14 @@ class LoRA(nnx.Module):
         self.a = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
         self.b = nnx.Param(jnp.zeros((*stack, rank, fan_out)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in] -> [..., out] in `dtype`; a stacked adapter is called on its slices (stack.run_layers)."""
-        a, b = (sharding.gather_weight(matrix[...].astype(self.dtype)) for matrix in (self.a, self.b))
-        return (x.astype(self.dtype) @ a * self.scale) @ b
+    def __call__(self, x: jax.Array, split: str | None = None) -> jax.Array:
+        """[..., in] -> [..., out] in `dtype`; a stacked adapter is called on its slices (stack.run_layers).
+
+        `split` is that of the kernel (sharding.matmul): its side with that many features stays over `tensor`.
+        """
+        a, b = (matrix[...].astype(self.dtype) for matrix in (self.a, self.b))
+        inner = sharding.matmul(x.astype(self.dtype), a, "in" if split == "in" else None) * self.scale
+        return sharding.matmul(inner, b, "out" if split == "out" else None)
 
 
 def attach(module: nnx.Module, pattern: str, *, rank: int, alpha: float, rngs: nnx.Rngs) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -17,14 +19,20 @@ def make_mesh(
     *,
     mode: str = "explicit",
     devices: Sequence[jax.Device] | None = None,
+    slices: int | None = None,
 ) -> Mesh:
     """A mesh with axes ("data", "fsdp", "tensor") over `devices` (default: all of them).
 
     One of the sizes may be -1: it takes what the others leave. `mode` is "explicit" (a missing sharding is an error
     when the step is traced) or "auto" (GSPMD decides).
 
+    Slices (TPU Multislice: each with its own fast interconnect, the data-centre network between them) lie along `data`,
+    slowest first: `fsdp` and `tensor`, which talk in every layer, stay within a slice. Their number is that of the
+    devices' `slice_index`; `slices` sets it for devices that have none, as equal runs of the list.
+
     Raises:
-        ValueError: the sizes do not multiply to the number of devices, or the mode is unknown.
+        ValueError: the sizes do not multiply to the number of devices, the slices do not divide `data`, or the mode is
+            unknown.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -43,4 +51,24 @@ def make_mesh(
     for axis in free:
         sizes[axis] = len(devices) // fixed
     shape = tuple(sizes[axis] for axis in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(types[mode],) * len(AXES), devices=devices)
+    axis_types = (types[mode],) * len(AXES)
+    found = num_slices(devices)
+    slices = slices or found
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
+    if shape[0] % slices:
+        raise ValueError(
+            f"mesh {sizes} over {slices} slices: their number must divide data={shape[0]}, because fsdp and tensor "
+            "stay within a slice. Set --config.mesh.{data,fsdp,tensor}."
+        )
+    within = (shape[0] // slices, *shape[1:])
+    if found == slices:
+        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices)
+    else:
+        grid = np.asarray(devices).reshape(shape)
+    return Mesh(grid, AXES, axis_types=axis_types)
+
+
+def num_slices(devices: Sequence[jax.Device]) -> int:
+    """How many slices the devices tell of; 1 where they tell of none."""
+    return len({getattr(device, "slice_index", None) or 0 for device in devices})

@@ -382,9 +382,18 @@ def loss_and_cached(graphdef, params, batch, rng):
     return value, grads, jnp.concatenate(hidden, axis=1)
 
 
-@pytest.mark.parametrize("cfg", [PATTERNED, PLAIN], ids=["patterned", "plain"])
-@pytest.mark.parametrize("mode", ["explicit", "auto"])
-def test_eight_devices_equal_one(build, monkeypatch, mode, cfg):
+@pytest.mark.parametrize(
+    ("mode", "cfg", "tensor"),
+    [
+        ("explicit", PATTERNED, 1),
+        ("explicit", PLAIN, 1),
+        ("auto", PATTERNED, 1),
+        ("explicit", PATTERNED, 2),
+        ("explicit", PLAIN, 2),
+        ("auto", PLAIN, 2),
+    ],
+)
+def test_eight_devices_equal_one(build, monkeypatch, mode, cfg, tensor):
     """Tolerance 1e-5, relative to the largest gradient of a leaf; the same dropout; cached reading too."""
     monkeypatch.setattr(sharding, "MIN_SHARDED_ELEMENTS", 32)
     rng = np.random.default_rng(0)
@@ -397,7 +406,7 @@ def test_eight_devices_equal_one(build, monkeypatch, mode, cfg):
     step = jax.jit(loss_and_cached, static_argnums=0)
     key = jax.random.key(1)
     expected_value, expected_grads, expected_hidden = step(graphdef, params, batch, key)
-    mesh = mesh_lib.make_mesh(data=2, fsdp=4, mode=mode)
+    mesh = mesh_lib.make_mesh(data=2, fsdp=4 // tensor, tensor=tensor, mode=mode)
     shardings = sharding.infer_shardings(params, mesh)
     assert sum(s.spec != jax.P() for s in jax.tree.leaves(shardings)) > 10
     with jax.set_mesh(mesh):

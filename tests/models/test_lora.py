@@ -208,7 +208,7 @@ def test_steps_on_a_mesh_equal_those_on_one_device(mesh8, monkeypatch):
 
     def two_steps(mesh):
         with jax.set_mesh(mesh):
-            abstract = state.abstract_state(init, mesh)
+            abstract = state.abstract_state(init, mesh, ((".*", None),))
             current = jax.tree.map(lambda value, like: jax.device_put(value, like.sharding), start, abstract)
             placed = jax.device_put(batch, sharding.batch_sharding(mesh))
             jitted = jax.jit(train_step, **{**step.jit_signature(abstract), "donate_argnums": ()})
