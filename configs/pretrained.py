@@ -134,6 +134,7 @@ def whisper_base_gemma(config: ConfigDict) -> None:
     config.data.sequences.update({"short": (20, 2), "long": (72, 48)})
     slow = ("^(qformer|pool|speech_projection)/", 0.1), ("/lora/", 0.3)
     config.optim.groups = (_ADAPTED[0], *slow, _ADAPTED[1])
+    config.optim.learning_rate = 2e-3
     config.optim.warmup = "20 steps"
     config.train.update({"budget": "150 steps", "batch_size": 16})
 

@@ -66,12 +66,35 @@ def adapted(
       embeddings [n, d] and anchors [labels, d], unit-norm again (or zero), and bool [n]: fell back to the
       corpus.
     """
-    fallback = np.zeros(len(embeddings), bool)
     if adapt == "none":
-        return embeddings, anchors, fallback
+        return embeddings, anchors, np.zeros(len(embeddings), bool)
+    centre, fallback = centres(embeddings, columns, adapt, min_utterances)
     out = np.empty_like(embeddings)
     for _, _, where in corpora_by_language(columns):
-        group = embeddings[where]
+        moved = embeddings[where] - centre[where]
+        spread = np.sqrt((moved**2).mean(0))
+        floor = _SPREAD_FLOOR * np.sqrt((spread**2).mean())
+        out[where] = _unit(moved / (np.maximum(spread, floor) if floor > 0 else 1.0))
+    return out, _unit(anchors - anchors.mean(0)), fallback
+
+
+def centres(
+    values: np.ndarray, columns: Mapping[str, np.ndarray], adapt: str, min_utterances: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the group that each utterance belongs to: its corpus in one language, or its speaker there.
+
+    Args:
+      values: [n, d].
+      columns: rows.COLUMNS as string arrays [n].
+      adapt: one of ADAPTATIONS; "none" gives zeros.
+      min_utterances: a speaker with fewer falls back to the corpus mean.
+
+    Returns:
+      [n, d], and bool [n]: fell back to the corpus.
+    """
+    out, fallback = np.zeros_like(values), np.zeros(len(values), bool)
+    for _, _, where in corpora_by_language(columns) if adapt != "none" else ():
+        group = values[where]
         centre = np.broadcast_to(group.mean(0), group.shape).copy()
         if adapt == "speaker":
             speakers = columns["speaker"][where]
@@ -81,11 +104,8 @@ def adapted(
                     centre[own] = group[own].mean(0)
                 else:
                     fallback[where[own]] = True
-        moved = group - centre
-        spread = np.sqrt((moved**2).mean(0))
-        floor = _SPREAD_FLOOR * np.sqrt((spread**2).mean())
-        out[where] = _unit(moved / (np.maximum(spread, floor) if floor > 0 else 1.0))
-    return out, _unit(anchors - anchors.mean(0)), fallback
+        out[where] = centre
+    return out, fallback
 
 
 def probabilities(embeddings: np.ndarray, anchors: np.ndarray, logit_scale: float) -> np.ndarray:

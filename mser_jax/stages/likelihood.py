@@ -24,7 +24,7 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import audio, device, instructions, prompts
 from mser_jax.data.chat import Chat
-from mser_jax.evaluation import calibration, rows
+from mser_jax.evaluation import rows, zero_shot
 from mser_jax.models.label_trie import LabelTrie
 from mser_jax.models.speech_llm import log_likelihood
 from mser_jax.parallel import sharding
@@ -156,17 +156,26 @@ class LikelihoodEvaluator:
         self._scorer = LikelihoodScorer(config, definition, chat, mesh, self._evaluation.labels, languages)
 
     def run(self, params: Params, step: int, run: epath.Path, folder: epath.Path) -> Iterator[tuple[str, float]]:
-        """Yields the averages over languages, each language's UA, ECE before and after, and incongruence."""
+        """Yields the averages over languages, each language's UA, ECE before and after, and incongruence.
+
+        `evaluate.adapt` asks for rows from which the mean of the corpus, or of the speaker, is subtracted label by
+        label: a prior from unlabelled speech of the test side (batch calibration, Zhou et al. 2023, arXiv:2309.17249).
+        """
         evaluation, prior = self._evaluation, self._scorer.prior(params)
         raw, kept = self._over(params, evaluation.table)
-        probabilities = softmax((raw - prior).mean(1), axis=-1)
+        scores = (raw - prior).mean(1)
+        probabilities = softmax(scores, axis=-1)
         calibrated = scoring.Calibration()
         if evaluation.dev_table is not None:
             dev, dev_kept = self._over(params, evaluation.dev_table)
             calibrated = evaluation.calibrate(softmax((dev - prior).mean(1), axis=-1), dev_kept)
+        found = []
+        for adapt in evaluation.adapt:
+            mean, fallback = zero_shot.centres(scores, evaluation.columns(kept), adapt, len(evaluation.labels))
+            tempered = softmax((scores - mean) / calibrated.temperature, axis=-1)
+            found += evaluation.rows(tempered, kept, adapt=adapt, fallback=fallback)
         results = evaluation.results(
-            evaluation.rows(calibration.tempered(probabilities, calibrated.temperature), kept),
-            probabilities, kept, run=run, step=step, scoring="label_likelihood", calibrated=calibrated,
+            found, probabilities, kept, run=run, step=step, scoring="label_likelihood", calibrated=calibrated,
             facts=self._facts(raw, prior, kept),
         )  # fmt: skip
         if jax.process_index() == 0:

@@ -25,7 +25,7 @@ from mser_jax.evaluation import calibration, metrics, plots, report, rows
 from mser_jax.evaluation import incongruence as incongruence_lib
 from mser_jax.stages import frozen_features, towers
 from mser_jax.stages.base import Params
-from mser_jax.stages.speech_data import SpeechData
+from mser_jax.stages.speech_data import SpeechData, names
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -105,8 +105,14 @@ class Evaluation:
     """Which utterances are scored, which only calibrate, and how the figures of a checkpoint are written."""
 
     def __init__(self, config: ConfigDict, data: SpeechData) -> None:
-        """Raises ConfigError for a label space that is none."""
+        """Raises ConfigError for a label space that is none, or an unknown adaptation."""
         self._config, self._data = config, data
+        self.adapt = names(config.evaluate.adapt)
+        unknown = set(self.adapt) - set(rows.ADAPTATIONS)
+        if unknown or not self.adapt:
+            raise config_lib.ConfigError(
+                f"--config.evaluate.adapt={config.evaluate.adapt!r}: expected some of {rows.ADAPTATIONS}"
+            )
         with config_lib.blame("evaluate"):
             self.labels = emotions.label_space(config.evaluate.label_space)
 
@@ -169,10 +175,13 @@ class Evaluation:
         """rows.COLUMNS of the rows `kept` of `table`."""
         return {name: self.table[name][kept] for name in rows.COLUMNS}
 
-    def rows(self, probabilities: np.ndarray, kept: np.ndarray) -> list[rows.Row]:
-        """Rows of results.json of probabilities [n, labels] of the rows `kept` of `table`."""
+    def rows(self, probabilities: np.ndarray, kept: np.ndarray, **adapted: Any) -> list[rows.Row]:
+        """Rows of results.json of probabilities [n, labels] of the rows `kept` of `table`.
+
+        `adapted`: `adapt` and `fallback` as rows.make_rows takes them, where an adaptation made the probabilities.
+        """
         return rows.make_rows(
-            probabilities, self.columns(kept), self.labels,
+            probabilities, self.columns(kept), self.labels, **adapted,
             trained_on=self._data.metadata()["trained_on"], resamples=self._config.evaluate.bootstrap_samples,
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import prompts
 from mser_jax.data.text import Tokenizer
-from mser_jax.evaluation import plots, rows, zero_shot
+from mser_jax.evaluation import plots, zero_shot
 from mser_jax.stages import frozen_features, scoring
 from mser_jax.stages.base import Batch, Params
 from mser_jax.stages.embedding import SpeechEmbedder
@@ -100,16 +100,9 @@ class SimilarityEvaluator:
             ConfigError: one of them is unknown.
         """
         self._config, self._data, self._embed = config, data, embedder
-        evaluate = config.evaluate
-        self._adapt = names(evaluate.adapt)
-        unknown = set(self._adapt) - set(rows.ADAPTATIONS)
-        if unknown or not self._adapt:
-            raise config_lib.ConfigError(
-                f"--config.evaluate.adapt={evaluate.adapt!r}: expected some of {rows.ADAPTATIONS}"
-            )
         self._evaluation = scoring.Evaluation(config, data)
         self._labels = self._evaluation.labels
-        languages = names(evaluate.prompt_languages)
+        languages = names(config.evaluate.prompt_languages)
         self._scorer = SimilarityScorer(config, definition, tokenizer, mesh, self._labels, languages)
 
     def run(self, params: Params, step: int, run: epath.Path, folder: epath.Path) -> Iterator[tuple[str, float]]:
@@ -130,7 +123,7 @@ class SimilarityEvaluator:
             columns,
             self._labels,
             trained_on=self._data.metadata()["trained_on"],
-            adapt=self._adapt,
+            adapt=evaluation.adapt,
             resamples=self._config.evaluate.bootstrap_samples,
         )
         probabilities = zero_shot.probabilities(embeddings, anchors, scale)

@@ -142,6 +142,7 @@ def test_evaluators_from_data_to_results(small, tmp_path):
                 "evaluate.include_languages": "fa",
                 "evaluate.dev_utterances": 16,
                 "evaluate.prompt_languages": "de",
+                "evaluate.adapt": "none,corpus",
             }
         )
         config.evaluate.label_space = "angry,sad,neutral"
@@ -150,8 +151,18 @@ def test_evaluators_from_data_to_results(small, tmp_path):
         params = state.initial_params(state.define(stage.build), jax.random.key(3))
         evaluators = {evaluator.name: evaluator for evaluator in stage.evaluators(mesh)}
         values = {name: dict(e.run(params, 7, tmp_path, tmp_path)) for name, e in evaluators.items()}
+        scored = evaluators["label_likelihood"]
+        raw, kept = scored._over(params, scored._evaluation.table)
+        inside = scored._evaluation.references(scored._evaluation.table, kept) >= 0
+        scores = (raw - scored._scorer.prior(params)).mean(1)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["scoring"] == "label_likelihood" and results["stage"] == "finetuning"
+    strict, centred = results["rows"]
+    assert (strict["adapt"], centred["adapt"]) == ("none", "corpus")
+    answers = [np.bincount(x[inside].argmax(1), minlength=3) for x in (scores, scores - scores.mean(0))]
+    for row, expected in zip((strict, centred), answers, strict=True):
+        np.testing.assert_array_equal(np.array(row["confusion"]).sum(0), expected)
+    assert (answers[0] != answers[1]).any()
     assert results["rows"][0]["n"] == 48 and results["calibration"]["dev"]["n"] == 16
     assert [question["language"] for question in results["calibration"]["questions"]] == ["de"]
     assert results["calibration"]["prior"]["kind"] == "content_free"
@@ -189,6 +200,7 @@ def test_predict_takes_a_checkpoint_of_stage_2(small, tmp_path, capsys):
 def test_what_cannot_be_scored_is_refused_before_training(small):
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     for key, value, said in (
+        ("adapt", "corpora", "expected some of"),
         ("extractors", "exat", "exat; there are exact, levenshtein"),
         ("prior", "content", "Did you mean 'content_free'"),
         ("prompt_languages", "en,tlh", "tlh"),

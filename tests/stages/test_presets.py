@@ -11,6 +11,8 @@ from mser_jax.models.speech_reader import SpeechReader
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import alignment, finetuning
 
+# A compile takes 20 s, so one of each family of encoders; the others are traced.
+COMPILED = ("whisper_large_v3_xlmr_large", "wavlm_large_e5_large")
 # Millions of parameters of the encoder, of the text model without its pooler (published figures, rounded).
 PRESETS = {
     "whisper_base_e5": (20.6, 117.5),
@@ -30,14 +32,15 @@ def test_preset_compiles_without_weights(name):
     with jax.set_mesh(mesh):
         stage = alignment.Alignment(config, alignment.SYNTHETIC)
         program = train.build(config, mesh, stage=stage)
-        compiled = program.train_step.lower(program.abstract, stage.batch_spec(mesh)).compile()
+        lowered = program.train_step.lower(program.abstract, stage.batch_spec(mesh))
     frozen = program.abstract.frozen
     assert not any(path.startswith(("speech_encoder/", "text_encoder/")) for path in program.abstract.trainable)
     for tower, millions in zip(("speech_encoder/", "text_encoder/"), PRESETS[name], strict=True):
         count = sum(np.prod(leaf.shape) for path, leaf in frozen.items() if path.startswith(tower)) / 1e6
         assert count == pytest.approx(millions, rel=0.01), tower
-    memory = compiled.memory_analysis()
-    if mesh.shape["fsdp"] == 8:
+    if name in COMPILED:
+        memory = lowered.compile().memory_analysis()
+        assert mesh.shape["fsdp"] == 8
         whole = sum(4 * np.prod(leaf.shape) for leaf in frozen.values())
         assert memory.argument_size_in_bytes < whole / 6, "the frozen towers are sharded too"
 
