@@ -265,26 +265,26 @@ def all_terms(implementation, positives):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-# (axis types, data, fsdp, positives, implementation): everything on all devices, the rest on some.
+# (axis types, data × fsdp × tensor, positives, implementation): everything on all devices, the rest on some.
 PLACES = [
-    *(("explicit", 2, 4, "masked", name) for name in contrast.IMPLEMENTATIONS),
-    *(("auto", 2, 4, "multi_positive", name) for name in contrast.IMPLEMENTATIONS),
+    *(("explicit", (2, 4, 1), "masked", name) for name in contrast.IMPLEMENTATIONS),
+    *(("auto", (2, 4, 1), "multi_positive", name) for name in contrast.IMPLEMENTATIONS),
     *(
-        ("explicit", data, fsdp, "multi_positive", name)
+        ("explicit", shape, "multi_positive", name)
         for name in ("gathered", "ring")
-        for data, fsdp in ((1, 1), (1, 2), (2, 2), (4, 2))
+        for shape in ((1, 1, 1), (1, 2, 1), (2, 2, 1), (4, 2, 1), (2, 2, 2))
     ),
 ]
 
 
-@pytest.mark.parametrize(("mode", "data", "fsdp", "positives", "implementation"), PLACES)
-def test_gradient_does_not_depend_on_the_devices(rng, mode, data, fsdp, positives, implementation):
+@pytest.mark.parametrize(("mode", "shape", "positives", "implementation"), PLACES)
+def test_gradient_does_not_depend_on_the_devices(rng, mode, shape, positives, implementation):
     """Losses, metrics and gradients of all terms within 1e-5, against the whole matrix on one device."""
     b = make_batch(rng)
     params = {"speech": np.float32(b["speech"]), "text": np.float32(b["text"]), "scale": np.float32(SCALE)}
     labels = {name: b[name] for name in FACTS}
     expected = jax.device_get(all_terms("dense", positives)(params, labels))
-    mesh = make_mesh(data, fsdp, mode=mode, devices=jax.devices()[: data * fsdp])
+    mesh = make_mesh(*shape, mode=mode, devices=jax.devices()[: np.prod(shape)])
     whole, split = jax.sharding.NamedSharding(mesh, jax.P()), batch_sharding(mesh)
     with jax.set_mesh(mesh):
         put = {k: jax.device_put(v, whole if k == "scale" else split) for k, v in params.items()}
