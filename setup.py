@@ -46,6 +46,8 @@ EXTRAS = {
     # says how to point pip at the CPU build.
     "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "torch==2.13.0", *WEIGHTS],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # The TPU compiler alone, as jax 0.10.2 wants it: mser_jax.aot runs it on a CPU.
+    "aot": ["libtpu==0.0.42.*"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
 }
 
@@ -58,7 +60,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mser_jax", "mser_jax.*"]),
-    package_data={"mser_jax": ["**/*.toml", "**/*.tsv"]},
+    package_data={"mser_jax": ["**/*.toml", "**/*.tsv", "**/*.txtpb"]},
     install_requires=INSTALL,
     extras_require=EXTRAS,
 )

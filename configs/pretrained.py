@@ -73,6 +73,24 @@ def whisper_large_v3_xlmr_large(config: ConfigDict) -> None:
     _large(config)
 
 
+def _of_a_pod(config: ConfigDict, batch_size: int, parts: int) -> None:
+    """Weights over 16 chips, a ring of a v5e or v5p slice; batches by all, the towers' in `parts`."""
+    config.mesh.update({"data": -1, "fsdp": 16})
+    config.train.update({"batch_size": batch_size, "encoder_microbatches": parts})
+
+
+def whisper_large_v3_xlmr_large_32k(config: ConfigDict) -> None:
+    """The same with 32,768 pairs to a batch: a pod's (on 256 chips 128 rows each, 32 at a time)."""
+    whisper_large_v3_xlmr_large(config)
+    _of_a_pod(config, 32_768, parts=4)
+
+
+def whisper_large_v3_xlmr_large_262k(config: ConfigDict) -> None:
+    """The same with 262,144 (on 256 chips 1,024 rows each, 32 at a time)."""
+    whisper_large_v3_xlmr_large(config)
+    _of_a_pod(config, 262_144, parts=32)
+
+
 def xlsr_300m_e5_large(config: ConfigDict) -> None:
     """XLS-R-300M and multilingual-E5-large."""
     _wav2vec2(config.speech_encoder, "facebook/wav2vec2-xls-r-300m")
@@ -104,7 +122,14 @@ def _large(config: ConfigDict) -> None:
     config.optim.learning_rate = 3e-4
 
 
-_ALL = (whisper_base_e5, whisper_large_v3_xlmr_large, xlsr_300m_e5_large, wavlm_large_e5_large)
+_ALL = (
+    whisper_base_e5,
+    whisper_large_v3_xlmr_large,
+    whisper_large_v3_xlmr_large_32k,
+    whisper_large_v3_xlmr_large_262k,
+    xlsr_300m_e5_large,
+    wavlm_large_e5_large,
+)
 PRESETS: dict[str, Callable[[ConfigDict], None]] = {preset.__name__: preset for preset in _ALL}
 
 # The LLM's linear layers, all of them, and what of the network then learns: adapters, Q-Former, layer mix, projection.
@@ -182,3 +207,5 @@ STAGE2: dict[str, tuple[str, Callable[[ConfigDict], None]]] = {
     "whisper_base_gemma": ("whisper_base_e5", whisper_base_gemma),
     **{preset.__name__: ("whisper_large_v3_xlmr_large", preset) for preset in _LARGE},
 }
+# The same by the LLM's name: `stage2.py:llama3_8b`.
+STAGE2 |= {name.removeprefix("whisper_large_v3_"): STAGE2[name] for name in STAGE2 if "llama" in name}

@@ -37,10 +37,6 @@ def validate(config: ConfigDict) -> None:
     """Raises ConfigError for values that would only fail, or silently mislead, once the run is under way."""
     config_lib.at_least(config, "train.batch_size", 1)
     config_lib.at_least(config, "model.frame_pool", 1)
-    if config.mesh.tensor != 1:
-        raise config_lib.ConfigError(
-            f"--config.mesh.tensor={config.mesh.tensor}: there is no tensor parallelism yet; use 1"
-        )
     if config.lora.pattern:
         config_lib.at_least(config, "lora.rank", 1)
 
