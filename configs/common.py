@@ -46,7 +46,14 @@ def base() -> ConfigDict:
     config.train = ConfigDict({"budget": "", "batch_size": 48, "accumulate": 1, "max_skipped": 10})
     # content: "all", or "trainable" (adapters, mostly): what is frozen is then made again from where it came.
     config.checkpointing = ConfigDict({"every": "200 steps", "keep_latest": 2, "keep_every": "", "content": "all"})
-    config.telemetry = ConfigDict({"log_every": 20})
+    # A step, a save or an evaluator that takes longer than so many seconds prints the stacks of all threads (0: never),
+    # and with stall_exit ends the process, so that what started it starts it again.
+    config.telemetry = ConfigDict({"log_every": 20, "stall_seconds": 1800.0, "stall_exit": False})
+    # Of runs of several processes. The coordinator's port, open between all hosts; seconds until a process that does
+    # not come, is silent, or does not finish ends the others.
+    config.distributed = ConfigDict(
+        {"port": 8476, "initialization_timeout": 300, "heartbeat_timeout": 60, "shutdown_timeout": 300}
+    )
     return config
 
 

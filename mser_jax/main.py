@@ -11,9 +11,15 @@ from ml_collections import config_flags
 from mser_jax import config as config_lib
 from mser_jax import evaluate, train
 from mser_jax.checkpoint import CheckpointError
+from mser_jax.parallel import distributed
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept: a folder or gs://…", allow_override=True)
+
+# Of a run of several processes, where what starts them does not say (parallel/distributed.py); or MSER_COORDINATOR, ….
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST[:PORT] of process 0", allow_override=True)
+_NUM_PROCESSES = flags.DEFINE_string("num_processes", "", "Processes of this run", allow_override=True)
+_PROCESS_ID = flags.DEFINE_string("process_id", "", "Which of them this is, from 0", allow_override=True)
 
 TASKS = {"train": train.run, "evaluate": evaluate.run}
 
@@ -31,7 +37,11 @@ def main(argv: Sequence[str]) -> None:
     logging.get_absl_handler().addFilter(_ours_or_important)
     config = _CONFIG.value
     try:
-        TASKS[config.task](config, _WORKDIR.value)
+        with distributed.joined(
+            config, coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value,
+            workdir=_WORKDIR.value,
+        ):  # fmt: skip
+            TASKS[config.task](config, _WORKDIR.value)
     except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -156,7 +156,7 @@ class Loop:
                 if pending:
                     self._log(*pending)
                 pending = (number, metrics, batch)
-                if self.stop.requested:
+                if self.stop.after(number):
                     break
             if pending:
                 self._log(*pending)
