@@ -47,7 +47,7 @@ EXTRAS = {
     "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "torch==2.13.0", *WEIGHTS],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # The TPU compiler alone, as jax 0.10.2 wants it: mser_jax.aot runs it on a CPU.
-    "aot": ["libtpu==0.0.42.*"],
+    "aot": ["libtpu==0.0.42.*; sys_platform == 'linux' and platform_machine == 'x86_64'"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
 }
 

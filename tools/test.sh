@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs with the [test] extra, checks style, runs the tests. Arguments go to pytest. MSER_SHARED=DIR adds the tests
+# Installs with the [test] and [aot] extras, checks style, runs the tests. Arguments go to pytest. MSER_SHARED=DIR adds the tests
 # on real recordings.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash tools/install.sh test
+bash tools/install.sh test,aot
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # One file stays on one worker: a compile is made once. Two workers, as CI has two cores.
