@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs with the [test] and [aot] extras, checks style, runs the tests. Arguments go to pytest. MSER_SHARED=DIR adds the tests
-# on real recordings.
+# Installs with the [test] and [aot] extras, checks style, runs the tests. Arguments go to pytest. MSER_SHARED=DIR adds
+# the tests on real recordings.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
