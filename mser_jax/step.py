@@ -85,7 +85,7 @@ def _mean(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 # Of the TPU compiler: weights are gathered while the layer before them computes. Off by default; MaxText sets them too.
-_TPU_OPTIONS = {
+TPU_OPTIONS = {
     "xla_enable_async_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
@@ -98,7 +98,7 @@ def jit_signature(abstract: TrainState) -> dict[str, Any]:
     """Keyword arguments of `jax.jit` for a train step: state in and out as `abstract` says, its buffers reused."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     devices = abstract.step.sharding.mesh.devices
-    options = _TPU_OPTIONS if devices.size > 1 and devices.flat[0].platform == "tpu" else None
+    options = TPU_OPTIONS if devices.size > 1 and devices.flat[0].platform == "tpu" else None
     return {
         "in_shardings": (shardings, None),
         "out_shardings": (shardings, None),

@@ -131,7 +131,9 @@ class Module:
         """FLOPs of products and HBM traffic of every instruction that runs; collectives are not among them."""
         found = []
         for name, instruction, times in self.executed():
-            if instruction.opcode in _FREE or instruction.opcode.split("-start")[0] in COLLECTIVES:
+            if (instruction.opcode in _FREE and not _is_gemm(instruction)) or instruction.opcode.split("-start")[
+                0
+            ] in COLLECTIVES:
                 continue
             if instruction.opcode == "fusion":
                 flops = sum(self._flops(where, inner) for where, inner in self.fused(instruction))
@@ -150,13 +152,14 @@ class Module:
         return found
 
     def _flops(self, where: str, instruction: Instruction) -> float:
-        if instruction.opcode not in ("dot", "convolution") or len(instruction.operands) < 2:
+        product = instruction.opcode in ("dot", "convolution") or _is_gemm(instruction)
+        if not product or len(instruction.operands) < 2:
             return 0.0
         shapes = [self.computations[where][name].shapes[0].dims for name in instruction.operands[:2]]
         out = instruction.shapes[0].dims
-        if instruction.opcode == "dot":
-            contracted = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", instruction.text)
-            sizes = [shapes[0][int(d)] for d in contracted[1].split(",") if d] if contracted else []
+        if instruction.opcode != "convolution":
+            contracted = re.search(r'lhs_contracting_dim(?:s=|ensions":)[{\[]([0-9,"]*)', instruction.text)
+            sizes = [shapes[0][int(d)] for d in contracted[1].replace('"', "").split(",") if d] if contracted else []
             return 2.0 * math.prod(out) * math.prod(sizes)
         return hlo_text.convolution_flops(shapes[0], shapes[1], out, instruction.text)
 
@@ -245,6 +248,11 @@ _FREE = frozenset(
         "custom-call",
     )
 )
+
+
+def _is_gemm(instruction: Instruction) -> bool:
+    """Whether it is a product that XLA leaves to cuBLAS."""
+    return instruction.opcode == "custom-call" and 'custom_call_target="__cublas' in instruction.text
 
 
 @dataclasses.dataclass(frozen=True)

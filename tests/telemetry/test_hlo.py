@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from mser_jax.telemetry import hlo, hlo_text
 
-TPU = (pathlib.Path(__file__).parent / "data" / "step.hlo.txt").read_text()
+TPU_FILE = pathlib.Path(__file__).parent / "data" / "step.hlo.txt"
+TPU = TPU_FILE.read_text()
 
 
 def test_collectives_of_a_tpu_program():
@@ -85,6 +86,13 @@ def test_flops_of_a_scan_and_its_gradient(mesh8):
     assert sum(one.flops * one.count for one in module.work()) == 4 * 4 * 2 * (32 / 8) * 64 * 64
     [reduce] = [one for one in module.collectives() if one.bytes >= 64 * 64 * 4]
     assert reduce.kind == "all-reduce" and len(reduce.group) in (0, 8)
+
+
+def test_a_product_of_cublas():
+    """As XLA writes one for a GPU: its workspace is a second result."""
+    text = (TPU_FILE.parent / "gemm.hlo.txt").read_text()
+    [product] = hlo.Module(text).work()
+    assert product.flops == 2 * 8 * 128 * 64 * 32
 
 
 def test_a_text_that_is_none_is_refused():
