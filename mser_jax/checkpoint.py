@@ -3,20 +3,25 @@
 A checkpoint of a step holds two items, `params` (flat {path: array}, all that evaluation reads) and `training` (step,
 moments, rng), and JSON metadata: the config, package versions and what the stage wants remembered. With content
 "trainable", `params` lacks the frozen leaves; the metadata then has their fingerprint as `frozen`, and whoever restores
-brings them along. A directory without Orbax's `commit_success.txt` is an interrupted save and is ignored.
+brings them along. A save is complete at once or not at all: Orbax renames a finished directory, and on gs://, which has
+no renaming, writes `commit_success.txt` into it. What a save left behind that was cut off is ignored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.metadata
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from mser_jax.parallel import sharding
@@ -81,15 +86,32 @@ def _items(state: TrainState, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _everywhere(holds: bool) -> bool:
+    """Whether it holds on all processes."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
+
+
 class Checkpoints:
     """The checkpoints of one run, below `directory` (local or gs://), one folder a step."""
 
     def __init__(
-        self, directory: epath.PathLike, *, keep_latest: int = 2, keep_every: int = 0, content: str = "all"
+        self,
+        directory: epath.PathLike,
+        *,
+        keep_latest: int = 2,
+        keep_every: int = 0,
+        content: str = "all",
+        clean: bool = False,
     ) -> None:
         """Keeps the `keep_latest` newest checkpoints, and every `keep_every`-th step for good (0 = none).
 
-        `content`, one of CONTENTS, is what `save` writes; what is read may be of either kind.
+        Args:
+            directory: of the run's checkpoints.
+            keep_latest: see above.
+            keep_every: see above.
+            content: one of CONTENTS, is what `save` writes; what is read may be of either kind.
+            clean: removes what interrupted saves left behind. Only for the run itself: a save that is under way looks
+                just like that to whoever else opens the directory.
         """
         self._content, self._frozen = content, ""
         policies = ocp.training.preservation_policies
@@ -97,9 +119,15 @@ class Checkpoints:
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
         self.directory = epath.Path(directory)
-        self._orbax = ocp.training.Checkpointer(
-            self.directory, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
-        )
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                self.directory, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=clean
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.directory} cannot be opened ({type(error).__name__}: {str(error)[:300]}). If it names one "
+                "checkpoint, move that folder away."
+            ) from error
 
     @property
     def latest(self) -> int | None:
@@ -124,7 +152,10 @@ class Checkpoints:
             # What is frozen never changes.
             self._frozen = self._frozen or fingerprint(state.frozen)
             metadata["frozen"] = self._frozen
-        self._orbax.save_checkpointables_async(step, _items(state, params), force=True, custom_metadata=metadata)
+        try:
+            self._orbax.save_checkpointables_async(step, _items(state, params), force=True, custom_metadata=metadata)
+        except Exception as error:
+            raise CheckpointError(self._not_saved(error)) from error
 
     def wait(self) -> None:
         """Returns when no save is under way.
@@ -135,9 +166,23 @@ class Checkpoints:
         try:
             self._orbax.wait()
         except Exception as error:
-            raise CheckpointError(
-                f"Saving below {self.directory} failed: {error}. Earlier checkpoints are intact."
-            ) from error
+            raise CheckpointError(self._not_saved(error)) from error
+
+    def _not_saved(self, error: Exception) -> str:
+        # Orbax has struck those off its list that the failed save was to replace; they are there all the same.
+        with contextlib.suppress(Exception):
+            self._orbax.reload()
+        there = sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+        full = re.search("No space left|ENOSPC|EDQUOT|quota|File too large|EFBIG", str(error))
+        advice = (
+            "There is no room: free some, or keep less (checkpointing.keep_latest, keep_every, content)"
+            if full
+            else "Look at the permissions and the room there (tools/doctor.py does)"
+        )
+        return (
+            f"Saving below {self.directory} failed: {str(error)[:500]}. {advice}. Complete checkpoints are as they "
+            f"were: {there or 'none'}; the same command goes on from the newest of them."
+        )
 
     def restore(self, abstract: TrainState, step: int | None = None, frozen: Frozen | None = None) -> TrainState:
         """The state at `step` (default: newest) in the shapes, dtypes and shardings of `abstract`, on its mesh.
@@ -160,6 +205,49 @@ class Checkpoints:
             optimizer=training["optimizer"],
             rng=jax.random.wrap_key_data(training["rng"]),
         )
+
+    def resume(self, abstract: TrainState, frozen: Frozen | None = None) -> TrainState:
+        """As `restore`, of the newest checkpoint that can be read: steps are worth less than the run.
+
+        Those that cannot be read, truncated by a crash or a full disk, are told of as errors and moved to
+        STEP.damaged once an older one was read. If none can be, all are left where they are: more likely then than
+        damage is that the storage cannot be read at present.
+
+        Raises:
+            CheckpointMismatch: as `restore`; no older one would fit better.
+            CheckpointError: none is there, or none can be read.
+        """
+        steps = sorted((checkpoint.step for checkpoint in self._orbax.checkpoints), reverse=True)
+        self._resolve(None)
+        errors: dict[int, CheckpointError] = {}
+        for step in steps:
+            restored, error = None, None
+            try:
+                restored = self.restore(abstract, step, frozen)
+            except CheckpointMismatch:
+                raise
+            except CheckpointError as found:
+                error = found
+            if _everywhere(error is None):
+                self._set_aside(errors)
+                return restored
+            errors[step] = error or CheckpointError(f"{self.directory / str(step)}: another process cannot read it")
+            logging.error("DAMAGED CHECKPOINT: %s", errors[step])
+        raise CheckpointError("No checkpoint can be read:\n  " + "\n  ".join(map(str, errors.values())))
+
+    def _set_aside(self, damaged: Iterable[int]) -> None:
+        """Moves checkpoints out of the way, so that their steps can be saved again."""
+        if not damaged:
+            return
+        for step in damaged:
+            aside = self.directory / f"{step}.damaged"
+            if jax.process_index() == 0:
+                if aside.exists():
+                    aside.rmtree()
+                (self.directory / str(step)).rename(aside)
+            logging.error("LOST STEPS: going on from an older checkpoint; step %d is kept as %s.", step, aside)
+        multihost_utils.sync_global_devices("mser_jax/damaged")
+        self._orbax.reload()
 
     def restore_params(
         self,
@@ -209,7 +297,11 @@ class Checkpoints:
 
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """What `save` was given, and `versions`."""
-        return self._read(self._resolve(step)).custom_metadata
+        step = self._resolve(step)
+        found = self._read(step).custom_metadata
+        if not found:
+            raise CheckpointError(self._broken(step, OSError("its metadata is missing or damaged")))
+        return found
 
     def close(self) -> None:
         """Waits for the last save, then lets go."""

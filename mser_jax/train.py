@@ -25,6 +25,7 @@ from mser_jax.parallel import preemption, sharding
 from mser_jax.stages.base import Batch, Evaluator, Stage
 from mser_jax.telemetry.metrics import MetricWriter
 from mser_jax.telemetry.throughput import Throughput, duration
+from mser_jax.telemetry.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +96,16 @@ def run(config: ConfigDict, workdir: str) -> None:
         raise config_lib.ConfigError("--workdir=DIR is missing: where checkpoints, metrics and results are kept")
     with config_lib.blame("mesh"):
         mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
-    with jax.set_mesh(mesh), preemption.StopRequest() as stop:
+    config_lib.at_least(config, "telemetry.stall_seconds", 0)
+    watchdog = Watchdog(
+        config.telemetry.stall_seconds, exit_code=preemption.EXIT_CODE if config.telemetry.stall_exit else None
+    )
+    with jax.set_mesh(mesh), preemption.StopRequest() as stop, watchdog:
         program = build(config, mesh)
         logging.info("Config %s, run %s", config_lib.config_hash(config), workdir)
         logging.info("Mesh %s on %s\n%s", dict(mesh.shape), mesh.devices.flat[0].device_kind, program.stage.describe())
         _log_sizes(program)
-        Loop(config, epath.Path(workdir), mesh, program, stop).run()
+        Loop(config, epath.Path(workdir), mesh, program, stop, watchdog).run()
 
 
 def _log_sizes(program: Program) -> None:
@@ -118,9 +123,16 @@ class Loop:
     """The running state of one training run; `run` is the loop itself."""
 
     def __init__(
-        self, config: ConfigDict, workdir: epath.Path, mesh: Mesh, program: Program, stop: preemption.StopRequest
+        self,
+        config: ConfigDict,
+        workdir: epath.Path,
+        mesh: Mesh,
+        program: Program,
+        stop: preemption.StopRequest,
+        watchdog: Watchdog,
     ) -> None:
         self.config, self.workdir, self.mesh, self.program, self.stop = config, workdir, mesh, program, stop
+        self._watchdog = watchdog
         self.stage = program.stage
         size, batch_size = self.stage.data_size(), config.train.batch_size
         self._save_every = config_lib.steps(config.checkpointing.every, batch_size, size)
@@ -130,6 +142,7 @@ class Loop:
             keep_latest=config.checkpointing.keep_latest,
             keep_every=config_lib.steps(config.checkpointing.keep_every, batch_size, size),
             content=config.checkpointing.content,
+            clean=True,
         )
         self._evaluators: list[Evaluator] = list(self.stage.evaluators(mesh))
         self._writer = MetricWriter(workdir)
@@ -152,6 +165,7 @@ class Loop:
                 if number > start:
                     self._between_steps(number, train_state)
                 batch = next(batches)
+                self._watchdog.beat(f"dispatching step {number + 1}")
                 train_state, metrics = train_step(train_state, batch)
                 if pending:
                     self._log(*pending)
@@ -181,8 +195,8 @@ class Loop:
             given = self.stage.pretrained(abstract.params)
             return state.initial(program.definition, self.config.seed, wanted, given)
 
-        restored = self._checkpoints.restore(abstract, frozen=frozen)
-        before = config_lib.from_dict(self._checkpoints.metadata()["config"])
+        restored = self._checkpoints.resume(abstract, frozen)
+        before = config_lib.from_dict(self._checkpoints.metadata(int(restored.step))["config"])
         for change in config_lib.changes(before, config_lib.from_dict(self.config.to_dict())):
             logging.warning("The checkpoint was written with another config.%s", change)
         logging.info("Resuming at step %d of %d", int(restored.step), self.program.total_steps)
@@ -193,6 +207,7 @@ class Loop:
         if self._evaluate_every and number % self._evaluate_every == 0:
             self._evaluate(number, train_state)
         if self._save_every and number % self._save_every == 0:
+            self._watchdog.beat(f"saving step {number}")
             self._checkpoints.save(train_state, self._metadata)
         self._throughput.pause(time.monotonic() - begin)
 
@@ -211,6 +226,7 @@ class Loop:
         """Every evaluator's metrics; one that fails is logged and the run goes on."""
         for evaluator in self._evaluators:
             begin = time.monotonic()
+            self._watchdog.beat(f"evaluator {evaluator.name} at step {number}")
             folder = self.workdir / "evaluations" / evaluator.name / f"step_{number:08d}"
             try:
                 values = dict(evaluator.run(train_state.params, number, self.workdir, folder))

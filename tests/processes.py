@@ -6,17 +6,21 @@
   only       {process: {"section.key": value}}: what differs there
   signals    {process: [step, number]}: the signal that it sends itself when that step draws its batch (toy stage)
   pause      seconds before each step (toy stage)
-  kill       seconds until all are killed
+  kill       ["start" or "batch", seconds]: all are killed so long after their start, or each after its first batch
+  room       bytes that a file may have
+  light      whether the step is plain numpy: nothing is compiled, a run is under way in half a second (toy stage)
   start      the processes that are started at all (default: all)
 """
 
 import json
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 HERE = pathlib.Path(__file__).parent
@@ -39,6 +43,8 @@ class Launcher:
 
     def __init__(self):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1"}
+        # The toy stage's compiles are short, and made dozens of times.
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
@@ -77,8 +83,9 @@ def _serve():
     for line in sys.stdin:
         message = json.loads(line)
         children = {number: _fork(message, number) for number in message.get("start", range(message["count"]))}
-        if "kill" in message:
-            time.sleep(message["kill"])
+        since, seconds = message.get("kill", ("", 0))
+        if since == "start":
+            time.sleep(seconds)
             for child in children.values():
                 os.kill(child, signal.SIGKILL)
         codes = {n: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for n, child in children.items()}
@@ -115,6 +122,9 @@ def _run(message, number, records):
     from mser_jax.parallel import distributed
 
     count = message["count"]
+    if "room" in message:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (message["room"],) * 2)
     # Numbers matter here, not speed.
     flags = f"--xla_force_host_platform_device_count={message['devices'] // count} --xla_backend_optimization_level=0"
     os.environ["XLA_FLAGS"] = f"{flags} --xla_llvm_disable_expensive_passes=true"
@@ -127,6 +137,8 @@ def _run(message, number, records):
             section, _, last = key.rpartition(".")
             config[section][last] = value
     decoded = []
+    if message.get("light"):
+        train.build = light_program
     if runs[0][0].stage == "toy":
         stages.make = lambda config, metadata=None: _toy(message, number, decoded)
     else:
@@ -149,14 +161,50 @@ def _toy(message, number, decoded):
     from toy_stage import ToyStage
 
     step_of, signum = message.get("signals", {}).get(str(number), (-1, 0))
+    since, seconds = message.get("kill", ("", 0))
 
     def on_batch(step):
+        if since == "batch" and not decoded:
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
         decoded.append(step)
         time.sleep(message.get("pause", 0))
         if step == step_of:
             os.kill(os.getpid(), signum)
 
     return ToyStage(on_batch=on_batch)
+
+
+def light_program(config, mesh, stage=None):
+    """A program for the real loop whose state and losses are a function of all batches so far."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from mser_jax import stages, train
+    from mser_jax.state import TrainState
+
+    # What cannot be compressed takes the room that it seems to take.
+    noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def init(given=None):
+        w = jnp.zeros((256, 256))
+        return TrainState(jnp.int32(0), {"w": w}, {}, {"momentum": w}, jax.random.key(0))
+
+    def train_step(state, batch):
+        x = np.asarray(batch["x"])
+        momentum = np.float32(0.9) * np.asarray(state.optimizer["momentum"])
+        momentum += np.float32(1e-3) * (x.T @ x).repeat(2, 0).repeat(2, 1) * noise
+        w = np.asarray(state.trainable["w"]) - momentum
+        made = TrainState(np.asarray(state.step) + 1, {"w": w}, {}, {"momentum": momentum}, state.rng)
+        loss = np.float32(np.abs(w).mean())
+        facts = {"loss": loss, "grad_norm": loss, "skipped": 0, "examples": len(x), "audio_seconds": 2.0 * len(x)}
+        return jax.device_put(made, whole), facts
+
+    shapes = jax.eval_shape(init)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+    steps = int(config.train.budget.split()[0])
+    return train.Program(stage or stages.make(config), None, steps, init, abstract, train_step)
 
 
 def _note_records(decoded):
