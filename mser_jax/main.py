@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mser_jax import config as config_lib
-from mser_jax import evaluate, train
+from mser_jax import evaluate, storage, train
 from mser_jax.checkpoint import CheckpointError
 from mser_jax.parallel import distributed
 
@@ -43,7 +43,11 @@ def main(argv: Sequence[str]) -> None:
         ):  # fmt: skip
             TASKS[config.task](config, _WORKDIR.value)
     except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit("\n".join(filter(None, (f"error: {error}", storage.explain(error))))) from error
+    except Exception as error:
+        if refusal := storage.explain(error):
+            raise SystemExit(f"error: {refusal}") from error
+        raise
 
 
 if __name__ == "__main__":

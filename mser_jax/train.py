@@ -7,6 +7,7 @@ batch n; step n is dispatched before the metrics of step n − 1 are read, so th
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax import optim, stages, state, step
+from mser_jax import optim, stages, state, step, storage
 from mser_jax.checkpoint import CONTENTS, Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import preemption, sharding
@@ -26,6 +27,9 @@ from mser_jax.stages.base import Batch, Evaluator, Stage
 from mser_jax.telemetry.metrics import MetricWriter
 from mser_jax.telemetry.throughput import Throughput, duration
 from mser_jax.telemetry.watchdog import Watchdog
+
+# Written when the budget is spent and the last evaluation done: {"step", "config_hash"}.
+FINISHED = "finished.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,11 @@ def run(config: ConfigDict, workdir: str) -> None:
     """
     if not workdir:
         raise config_lib.ConfigError("--workdir=DIR is missing: where checkpoints, metrics and results are kept")
+    if storage.is_remote(workdir):
+        try:
+            storage.check(workdir)
+        except PermissionError as error:
+            raise config_lib.ConfigError(f"--workdir={workdir}: {error}") from error
     with config_lib.blame("mesh"):
         mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
     config_lib.at_least(config, "telemetry.stall_seconds", 0)
@@ -145,7 +154,6 @@ class Loop:
             clean=True,
         )
         self._evaluators: list[Evaluator] = list(self.stage.evaluators(mesh))
-        self._writer = MetricWriter(workdir)
         device = mesh.devices.flat[0]
         self._throughput = Throughput(program.total_steps, device.device_kind, mesh.devices.size)
         self._metadata = {"config": config.to_dict(), **self.stage.metadata()}
@@ -157,12 +165,17 @@ class Loop:
         total, train_step = self.program.total_steps, self.program.train_step
         train_state = self._restore_or_create()
         start = int(train_state.step)
+        self._writer = MetricWriter(self.workdir, start)
         self.stage.prepare(train_state.params, self.mesh, lambda: self.stop.requested)
         batches = self.stage.batches(start, self.mesh)
         pending: tuple[int, dict[str, jax.Array], Batch] | None = None
         try:
             for number in range(start, total):
                 if number > start:
+                    if pending and self._is_due(number):
+                        # No checkpoint is newer than its metrics.
+                        self._log(*pending)
+                        pending = None
                     self._between_steps(number, train_state)
                 batch = next(batches)
                 self._watchdog.beat(f"dispatching step {number + 1}")
@@ -176,6 +189,7 @@ class Loop:
                 self._log(*pending)
         except FloatingPointError:
             # Skipped steps left the parameters as they were: they are worth keeping.
+            self._writer.flush()
             self._checkpoints.save(train_state, self._metadata)
             self._checkpoints.close()
             raise
@@ -202,17 +216,22 @@ class Loop:
         logging.info("Resuming at step %d of %d", int(restored.step), self.program.total_steps)
         return restored
 
+    def _is_due(self, number: int) -> bool:
+        return bool(self._save_every) and number % self._save_every == 0
+
     def _between_steps(self, number: int, train_state: state.TrainState) -> None:
         begin = time.monotonic()
         if self._evaluate_every and number % self._evaluate_every == 0:
             self._evaluate(number, train_state)
-        if self._save_every and number % self._save_every == 0:
+        if self._is_due(number):
+            self._writer.flush()
             self._watchdog.beat(f"saving step {number}")
             self._checkpoints.save(train_state, self._metadata)
         self._throughput.pause(time.monotonic() - begin)
 
     def _finish(self, train_state: state.TrainState, total: int) -> None:
         number = int(train_state.step)
+        self._writer.flush()
         self._checkpoints.save(train_state, self._metadata)
         self._checkpoints.close()
         if number < total:
@@ -221,6 +240,9 @@ class Loop:
             raise preemption.Preempted(number)
         self._evaluate(number, train_state)
         self._writer.close()
+        if jax.process_index() == 0:
+            done = {"step": number, "config_hash": config_lib.config_hash(self.config)}
+            storage.replace(self.workdir / FINISHED, json.dumps(done))
 
     def _evaluate(self, number: int, train_state: state.TrainState) -> None:
         """Every evaluator's metrics; one that fails is logged and the run goes on."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
+
+from mser_jax import claims, storage
+
+POLL_SECONDS = 2.0
 
 
 def temporary_folder(folder: epath.Path) -> epath.Path:
@@ -21,11 +26,12 @@ def temporary_folder(folder: epath.Path) -> epath.Path:
 def build_lock(folder: epath.Path) -> Iterator[None]:
     """Holds the lock of `folder` (a corpus version, not there yet); waits for whoever has it.
 
-    The lock is the kernel's (flock): it ends with its process, however that ends. Where there is none (gs://)
-    the rename of the finished folder decides.
+    The lock is the kernel's (flock): it ends with its process, however that ends. On `gs://`, where there is none, it
+    is a claim (claims.py), which ends when its holder has been silent for a while.
     """
-    if str(folder).startswith("gs://"):
-        yield
+    if storage.is_remote(folder):
+        with claims.held(_claim(folder.parent / f".{folder.name}.lock")):
+            yield
         return
     parent = Path(folder).parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -38,3 +44,13 @@ def build_lock(folder: epath.Path) -> Iterator[None]:
         for leftover in parent.glob(f"incomplete.*_{folder.name}"):
             epath.Path(leftover).rmtree()
         yield
+
+
+def _claim(folder: epath.Path) -> claims.Claim:
+    told = False
+    while (claim := claims.take(folder)) is None:
+        if not told:
+            print(f"{folder.parent}: another process is building there; waiting", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(POLL_SECONDS)
+    return claim

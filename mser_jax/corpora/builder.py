@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from mser_jax.corpora import acoustics, audio_check, emotions, record
+from mser_jax import storage
+from mser_jax.corpora import acoustics, audio_check, emotions, record, shard_cache
 from mser_jax.corpora.build_lock import build_lock, temporary_folder
 from mser_jax.corpora.build_report import BuildReport
 from mser_jax.corpora.shards import SPLIT, ShardWriter
@@ -157,7 +159,10 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
 
     def data_source(self) -> Any:
         """The prepared records, as a TFDS data source: len() and [row] -> dict."""
-        return self.as_data_source(split=SPLIT)
+        source = self.as_data_source(split=SPLIT)
+        if storage.is_remote(self.data_path):
+            source.data_source = shard_cache.RemoteRecords(self.info.splits[SPLIT].file_instructions)
+        return source
 
     def is_complete(self) -> bool:
         """Whether records and index are there (the folder is renamed into place last)."""
@@ -183,8 +188,14 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         """Writes everything into a temporary folder beside the final one and renames it.
 
         Our own writer, as TFDS's keeps the corpus in memory, needs TensorFlow above 1 GB, and shuffles (which
-        the pipeline does): here the order of the records is the order of `raw_utterances`.
+        the pipeline does): here the order of the records is the order of `raw_utterances`. For `gs://`, where
+        array_record cannot write and no folder has a name to take, it is built on this host and the index, by which
+        it is known to be complete, uploaded last.
         """
+        if storage.is_remote(self.data_path):
+            storage.check(self.data_path.parent)
+            self._build_remotely()
+            return
         if self.data_path.exists():
             raise RuntimeError(
                 f"{self.data_path} is there without its {INDEX_FILE}: damaged, or not built by this program."
@@ -198,6 +209,17 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         finally:
             if temporary.exists():
                 temporary.rmtree()
+
+    def _build_remotely(self) -> None:
+        temporary = temporary_folder(epath.Path(shard_cache.local_folder(self.data_path)))
+        temporary.mkdir(parents=True)
+        try:
+            self._write(temporary)
+            if self.data_path.exists():  # of an upload that did not end
+                self.data_path.rmtree()
+            shard_cache.publish(Path(temporary), self.data_path, last=INDEX_FILE)
+        finally:
+            temporary.rmtree()
 
     def _write(self, folder: epath.Path) -> None:
         report = BuildReport(corpus=self.info.full_name, started=time.time())

@@ -25,7 +25,8 @@ class PreparedCorpus:
     name: short, for tables and file names. spec: what it was opened by. folder: where the records lie.
     index: one row a record, in the order of `source`: all Utterance fields but audio, and pitch_hz,
       loudness_db, rate.
-    source: TFDS data source, len() and [row] -> dict for `record.Utterance.from_example`.
+    source: TFDS data source, len() and [row] -> dict for `record.Utterance.from_example`. Of a corpus on `gs://`
+      its `data_source` is a shard_cache.RemoteRecords.
     """
 
     name: str

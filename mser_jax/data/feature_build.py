@@ -182,8 +182,6 @@ def _read(path: epath.Path) -> Any:
 
 def _check_space(folder: epath.Path, num_bytes: int) -> None:
     logging.info("%s: %.2f GB to write", folder, num_bytes / 1e9)
-    if str(folder).startswith("gs://"):
-        return
     free = shutil.disk_usage(Path(folder)).free
     if num_bytes > free:
         raise ValueError(

@@ -24,6 +24,8 @@ import pyarrow.parquet
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
+from mser_jax import storage
+from mser_jax.corpora import shard_cache
 from mser_jax.data.sources import MixtureTable, Source
 
 FORMAT = 1  # raise it when records, front ends or `DualEncoder.hidden_states` change what is stored
@@ -89,8 +91,20 @@ def corpus_fingerprint(source: Source) -> str:
 
 
 def folder_of(source: Source, where: str, key: Mapping[str, Any]) -> epath.Path:
-    """Where the features of `key` are kept. `where`: "auto" is beside the corpus's records, else a directory."""
-    root = epath.Path(source.folder) / "features" if where == "auto" else epath.Path(where) / source.name
+    """Where the features of `key` are kept. `where`: "auto" is beside the corpus's records, else a directory.
+
+    Of records on `gs://`, where array_record cannot write, "auto" is beside this host's copies of them.
+
+    Raises:
+        ValueError: `where` is on `gs://`.
+    """
+    if storage.is_remote(where):
+        raise ValueError(
+            f"{where}: array_record, which writes features, cannot write to gs://. Name a directory of this host or "
+            "one where the bucket is mounted with gcsfuse"
+        )
+    auto = epath.Path(shard_cache.local_folder(source.folder)) / "features"
+    root = auto if where == "auto" else epath.Path(where) / source.name
     text = json.dumps(key, sort_keys=True)
     return root / hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -12,6 +12,7 @@ import pyarrow
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mser_jax.corpora.emotions import EMOTIONS
+from mser_jax.corpora.shard_cache import RemoteRecords
 from mser_jax.data.text import hash31
 
 TEXT_COLUMNS = (
@@ -200,6 +201,9 @@ class RecordSource:
         ]
         self._source, self._position = table["source"], table["position"]
         self._ids = table["id"]
+        for number, raw in enumerate(self._raw):
+            if isinstance(raw, RemoteRecords):
+                self._raw[number] = raw.local(self._position[self._source == number])
 
     def __len__(self) -> int:
         return len(self._source)

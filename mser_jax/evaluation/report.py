@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.evaluation.incongruence import format_table as format_incongruence
 from mser_jax.evaluation.metrics import FIGURES
 from mser_jax.evaluation.rows import ADAPTATIONS, PROTOCOLS, Row, macro, primary
@@ -183,9 +183,8 @@ def write(results: Mapping[str, Any], directory: epath.PathLike) -> epath.Path:
     validate(results)
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    target, part = folder / FILE, folder / f"{FILE}.part-{os.getpid()}"
-    part.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    return part.replace(target)
+    storage.replace(folder / FILE, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return folder / FILE
 
 
 def read(directory: epath.PathLike) -> dict[str, Any]:

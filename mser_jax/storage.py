@@ -1,0 +1,145 @@
+"""Files on Google Cloud Storage: how this program talks to `gs://`, and what its refusals mean.
+
+All paths are `etils.epath.Path`, which reads and writes `gs://` through gcsfs; Orbax writes arrays through tensorstore;
+array_record reads through Google's C++ client. Each retries 408, 429 and 5xx by itself, with growing pauses. Importing
+this module sets what gcsfs does about silence and about listings; import it before the first `gs://` path is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+
+import aiohttp
+import fsspec
+from etils import epath
+
+# Seconds without a byte until a request is given up and sent again; a long transfer that moves may take its time.
+SILENCE_SECONDS = 60
+# How tensorstore, array_record and gcsfs speak of a request, and what Google asks for it.
+_VERBS = {"writing": "create", "reading": "get", "deleting": "delete", "listing": "list"}
+_SPOKEN = re.compile(rf"({'|'.join(_VERBS)}) gs://([^/\s]+)/([^\s:;,]*)")
+_URL = re.compile(r"(upload/storage/v1/)?\bb/([^/?\s]+)(/o\b)?/?([^?\s]*)(?:\?\S*?\bname=([^&\s]+))?")
+
+
+def _set_up() -> None:
+    settings = fsspec.config.conf.setdefault("gcs", {})
+    # gcsfs keeps listings for good, also of folders that another process or tensorstore writes to.
+    settings.setdefault("use_listings_cache", False)
+    settings.setdefault("requests_timeout", aiohttp.ClientTimeout(sock_connect=30, sock_read=SILENCE_SECONDS))
+
+
+_set_up()
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether `path` lies on Google Cloud Storage."""
+    return os.fspath(path).startswith(("gs://", "gcs://"))
+
+
+def file_system(path: epath.PathLike) -> fsspec.AbstractFileSystem:
+    """The file system that epath uses for the `gs://` path."""
+    del path
+    return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+def create(path: epath.Path, text: str) -> bool:
+    """Writes a file that is not there yet; False where it is.
+
+    Of several processes that try, each with a `text` of its own, one gets True.
+    """
+    if is_remote(path):
+        try:
+            # The request carries ifGenerationMatch=0: Google refuses it when there is such an object.
+            file_system(path).pipe_file(os.fspath(path), text.encode(), mode="create")
+        except FileExistsError:
+            # Refused may be the second sending of a request whose first was done and not answered.
+            return path.read_text() == text
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(os.fspath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return True
+
+
+def replace(path: epath.Path, text: str) -> None:
+    """Writes a file whole or not at all, over one that is there."""
+    if is_remote(path):
+        path.write_text(text, encoding="utf-8")  # an object appears when it is complete
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def check(folder: epath.PathLike) -> None:
+    """Writes, reads, lists and deletes a small object below `folder`: all that a run does there.
+
+    Raises:
+        PermissionError: one of them was refused; the message names the permission and how to grant it.
+    """
+    path = epath.Path(folder) / f".check-{uuid.uuid4().hex[:8]}"
+    attempts = {
+        "storage.objects.create": lambda: path.write_text("mser_jax"),
+        "storage.objects.get": path.read_text,
+        "storage.objects.list": lambda: list(path.parent.iterdir()),
+        "storage.objects.delete": path.unlink,
+    }
+    for permission, attempt in attempts.items():
+        try:
+            attempt()
+        except Exception as error:
+            raise PermissionError(explain(error, permission) or f"{folder}: {permission}: {error}") from error
+
+
+def explain(error: BaseException, permission: str = "") -> str:
+    """What a refusal by Google Cloud Storage (403) means and what to do about it; '' for any other error.
+
+    Args:
+        error: as it was caught; those that it came from are read too.
+        permission: what was asked for, where the caller knows; else what Google says, or what the request looks like.
+    """
+    for text in map(str, _chain(error)):
+        if text.startswith("Google Cloud Storage refuses"):
+            return text
+        if not re.search(r"Forbidden: |PERMISSION_DENIED|gs://.*\b403\b|\b403\b.*gs://", text):
+            continue
+        spoken, url = _SPOKEN.search(text), _URL.search(text)
+        if spoken:
+            bucket, path, guess = spoken[2], spoken[3], f"storage.objects.{_VERBS[spoken[1]]}"
+        elif url:
+            bucket, path, guess = url[2], urllib.parse.unquote(url[5] or url[4]), f"storage.{_wanted(url)}"
+        else:
+            continue
+        told = re.search(r"(\S+@\S+)?.{0,40}\b(storage\.(?:objects|buckets)\.\w+)", text)
+        who = (told and told[1]) or "ACCOUNT"
+        permission = permission or (told[2] if told else guess)
+        role = "legacyBucketReader" if permission.startswith("storage.buckets") else "objectUser"
+        return (
+            f"Google Cloud Storage refuses gs://{bucket}/{path} (403): {who if told and told[1] else 'this account'} "
+            f"lacks the permission {permission} on bucket {bucket}. Grant it: gcloud storage buckets "
+            f"add-iam-policy-binding gs://{bucket} --member=serviceAccount:{who} --role=roles/storage.{role}. On a TPU "
+            "VM or on GKE it is the service account of the machine or pod, whose access scopes must include "
+            "cloud-platform"
+        )
+    return ""
+
+
+def _wanted(url: re.Match[str]) -> str:
+    upload, _, objects, path, _ = url.groups()
+    return "objects.create" if upload else "objects.get" if path else "objects.list" if objects else "buckets.get"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
