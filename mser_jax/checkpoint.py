@@ -135,6 +135,16 @@ class Checkpoints:
         newest = self._orbax.latest
         return None if newest is None else newest.step
 
+    @property
+    def steps(self) -> list[int]:
+        """All complete steps, in order."""
+        return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+
+    @property
+    def saving(self) -> bool:
+        """Whether a save is still being written in the background."""
+        return self._orbax.is_saving_in_progress()
+
     def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
         """Copies `state` to the host and writes it in the background; waits first for a save still under way.
 
@@ -172,7 +182,7 @@ class Checkpoints:
         # Orbax has struck those off its list that the failed save was to replace; they are there all the same.
         with contextlib.suppress(Exception):
             self._orbax.reload()
-        there = sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+        there = self.steps
         full = re.search("No space left|ENOSPC|EDQUOT|quota|File too large|EFBIG", str(error))
         advice = (
             "There is no room: free some, or keep less (checkpointing.keep_latest, keep_every, content)"
@@ -217,10 +227,9 @@ class Checkpoints:
             CheckpointMismatch: as `restore`; no older one would fit better.
             CheckpointError: none is there, or none can be read.
         """
-        steps = sorted((checkpoint.step for checkpoint in self._orbax.checkpoints), reverse=True)
         self._resolve(None)
         errors: dict[int, CheckpointError] = {}
-        for step in steps:
+        for step in reversed(self.steps):
             restored, error = None, None
             try:
                 restored = self.restore(abstract, step, frozen)
@@ -295,6 +304,11 @@ class Checkpoints:
         saved = _flat(self._read(self._resolve(step)).metadata["params"])
         return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in saved.items()}
 
+    def tree(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """{path: shape and dtype} of everything that was saved: params/…, training/…."""
+        saved = _flat(dict(self._read(self._resolve(step)).metadata))
+        return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in saved.items()}
+
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """What `save` was given, and `versions`."""
         step = self._resolve(step)
@@ -309,11 +323,11 @@ class Checkpoints:
         self._orbax.close()
 
     def _resolve(self, step: int | None) -> int:
-        there = [checkpoint.step for checkpoint in self._orbax.checkpoints]
+        there = self.steps
         if not there:
             raise CheckpointError(f"No complete checkpoint below {self.directory}.")
         if step is not None and step not in there:
-            raise CheckpointError(f"No checkpoint of step {step} below {self.directory}; there are {sorted(there)}.")
+            raise CheckpointError(f"No checkpoint of step {step} below {self.directory}; there are {there}.")
         return max(there) if step is None else step
 
     def _read(self, step: int) -> Any:
@@ -349,7 +363,7 @@ class Checkpoints:
             raise CheckpointError(self._broken(step, error)) from error
 
     def _broken(self, step: int, error: Exception) -> str:
-        others = sorted(c.step for c in self._orbax.checkpoints if c.step != step)
+        others = [other for other in self.steps if other != step]
         return (
             f"{self.directory / str(step)} cannot be read ({type(error).__name__}: {str(error)[:300]}). "
             f"Other checkpoints there: {others or 'none'}; move this folder away to go on from the newest of them."

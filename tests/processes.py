@@ -8,6 +8,7 @@
   pause      seconds before each step (toy stage)
   kill       ["start" or "batch", seconds]: all are killed so long after their start, or each after its first batch
   room       bytes that a file may have
+  draw       only draws so many batches instead of training, and writes the rows of each that this process holds
   light      whether the step is plain numpy: nothing is compiled, a run is under way in half a second (toy stage)
   start      the processes that are started at all (default: all)
 """
@@ -50,7 +51,10 @@ class Launcher:
         )
 
     def launch(self, folder, runs, count=1, devices=8, **options):
-        """[(exit code, records decoded in each run, log)] of every process; a signal n is the exit code −n."""
+        """[(exit code, [[records decoded, batches drawn], …] of its runs, log)] of every process.
+
+        A process that a signal ended has the exit code −signal.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         runs = [[config.to_dict(), str(workdir)] for config, workdir in runs]
         message = {"folder": str(folder), "runs": runs, "count": count, "devices": devices, "port": free_port()}
@@ -147,8 +151,8 @@ def _run(message, number, records):
         with distributed.joined(runs[0][0], workdir=runs[0][1]):
             for config, workdir in runs:
                 decoded.clear()
-                train.run(config, workdir)
-                print(json.dumps(sorted(decoded)), file=records, flush=True)
+                batches = _draw(config, message["draw"]) if "draw" in message else train.run(config, workdir)
+                print(json.dumps([sorted(decoded), batches]), file=records, flush=True)
     except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -172,6 +176,21 @@ def _toy(message, number, decoded):
             os.kill(os.getpid(), signum)
 
     return ToyStage(on_batch=on_batch)
+
+
+def _draw(config, count):
+    import jax
+    import numpy as np
+
+    from mser_jax import stages
+    from mser_jax.parallel import mesh as mesh_lib
+
+    mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    with jax.set_mesh(mesh):
+        batches = stages.make(config).batches(0, mesh)
+        records = [next(batches)["record"] for _ in range(count)]
+        batches.close()
+    return [np.concatenate([np.asarray(s.data) for s in x.addressable_shards]).tolist() for x in records]
 
 
 def light_program(config, mesh, stage=None):

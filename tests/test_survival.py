@@ -148,7 +148,7 @@ def test_a_step_that_does_not_come_prints_all_stacks_and_ends_the_process(launch
     stalls.telemetry.update({"stall_seconds": 0.5, "stall_exit": True})
     ((code, _, log),) = launcher.launch(tmp_path, [(stalls, tmp_path / "run")], devices=1, light=True, pause=3600)
     assert code == 75
-    assert "No progress for 0 s (telemetry.stall_seconds); the last: started." in log
+    assert "No progress for 0 s (telemetry.stall_seconds); last: started." in log
     assert "in on_batch" in log and "Thread 0x" in log
 
 

@@ -59,7 +59,7 @@ class Watchdog:
 
     def _report(self) -> None:
         logging.error(
-            "No progress for %.0f s (telemetry.stall_seconds); the last: %s. All stacks follow. A process that waits in "
+            "No progress for %.0f s (telemetry.stall_seconds); last: %s. All stacks follow. A process that waits in "
             "a collective waits for another one: look for the one whose stack differs.", self._seconds, self._doing,
         )  # fmt: skip
         logging.flush()
