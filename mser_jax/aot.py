@@ -70,7 +70,9 @@ def devices_of(topology: str, slices: int) -> tuple[list[jax.Device], roofline.C
                 target_config=roofline.h100_description(),
             )
         else:
-            options = {"num_slices": slices} if slices > 1 else {}
+            options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+            if name == "v4":  # its two cores as one device, as a v4 host has them
+                options["chip_config_name"] = "megacore"
             found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as error:
         extra = "gpu" if name == "h100" else "aot"

@@ -7,7 +7,8 @@ import pytest
 
 from mser_jax import aot
 from mser_jax import config as config_lib
-from mser_jax.telemetry import aot_report, roofline
+from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.telemetry import aot_report, hlo, roofline
 
 # A Q-Former and an LLM of two layers that read kept features: seconds to compile.
 TINY = ["--config=configs/stage2.py:cache=auto", "--topology=v5e:2x4", "--set", "mesh.data=2", "--set", "mesh.fsdp=4"]
@@ -63,6 +64,23 @@ by 25.00G.
     refused = dataclasses.replace(compiled, problem=problem, roofline=None)
     assert refused.used == int(40.75 * 2**30) and not refused.fits
     assert "32.00G  f32[8192,1048576]{1,0:T(8,128)}  jit(train_step)/jvp()/dot_general" in aot_report.text(refused, "x")
+
+
+@pytest.mark.parametrize(
+    ("topology", "count"), [("v4:2x2x1", 4), ("v5e:2x2", 4), ("v5p:2x2x1", 4), ("v6e:2x2", 4), ("tpu7x:2x2x1", 8)]
+)
+def test_devices_are_those_of_the_peaks(topology, count):
+    """Also on two slices: each is one half of `data`, and only what leaves it is on the network."""
+    pytest.importorskip("libtpu", reason="pip install 'mser_jax[aot]'")
+    devices, chip = aot.devices_of(topology, 1)
+    assert len(devices) == count and {device.device_kind for device in devices} == {chip.kind}
+    devices, _ = aot.devices_of(topology, 2)
+    mesh = mesh_lib.make_mesh(devices=devices, data=-1, fsdp=count // 2)
+    slices = [{device.slice_index for device in row.flat} for row in mesh.devices]
+    assert slices == [{0}, {0}, {1}, {1}]
+    within, between = (hlo.Collective("all-reduce", 8, 1, group, False, "") for group in ((0, 1), (0, count)))
+    flat = list(mesh.devices.flat)
+    assert roofline.seconds(within, flat, chip)[1] == 0.0 and roofline.seconds(between, flat, chip)[0] == 0.0
 
 
 def test_search_keeps_the_best_of_each_round(monkeypatch):
