@@ -22,7 +22,7 @@ from mser_jax import config as config_lib
 from mser_jax import optim, stages, state, step, storage
 from mser_jax.checkpoint import CONTENTS, Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
-from mser_jax.parallel import preemption, sharding
+from mser_jax.parallel import distributed, preemption, sharding
 from mser_jax.stages.base import Batch, Evaluator, Stage
 from mser_jax.telemetry.metrics import MetricWriter
 from mser_jax.telemetry.throughput import Throughput, duration
@@ -56,6 +56,7 @@ def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program
                 f"--config.train.batch_size={batch_size}: data × fsdp = {parts} must divide it"
                 + (f", times train.{key} = {config.train[key]}" if config.train[key] > 1 else "")
             )
+    config_lib.at_least(config, "train.max_skipped", 1)
     config_lib.choice(config, "checkpointing.content", CONTENTS)
     stage = stage or stages.make(config)
     definition = state.define(stage.build)
@@ -111,10 +112,18 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     with jax.set_mesh(mesh), preemption.StopRequest() as stop, watchdog:
         program = build(config, mesh)
+        _same_data(config, program)
         logging.info("Config %s, run %s", config_lib.config_hash(config), workdir)
         logging.info("Mesh %s on %s\n%s", dict(mesh.shape), mesh.devices.flat[0].device_kind, program.stage.describe())
         _log_sizes(program)
         Loop(config, epath.Path(workdir), mesh, program, stop, watchdog).run()
+
+
+def _same_data(config: ConfigDict, program: Program) -> None:
+    """Raises ConfigError where a host has other data on its disk: each would train on its own and nobody would see."""
+    facts = {name: str(value) for name, value in dataclasses.asdict(program.stage.data_size()).items()}
+    timeout = config.distributed.initialization_timeout
+    distributed.refuse_differences(facts, timeout, topic=f"data/{config_lib.config_hash(config)}")
 
 
 def _log_sizes(program: Program) -> None:

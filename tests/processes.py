@@ -5,6 +5,7 @@
   runs       [[config, workdir], …], one after the other in each process
   only       {process: {"section.key": value}}: what differs there
   signals    {process: [step, number]}: the signal that it sends itself when that step draws its batch (toy stage)
+  fails      {process: the step whose batch it cannot read} (toy stage)
   pause      seconds before each step (toy stage)
   kill       ["start" or "batch", seconds]: all are killed so long after their start, or each after its first batch
   room       bytes that a file may have
@@ -171,6 +172,8 @@ def _toy(message, number, decoded):
         if since == "batch" and not decoded:
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
         decoded.append(step)
+        if step == message.get("fails", {}).get(str(number)):
+            raise RuntimeError("this batch cannot be read")
         time.sleep(message.get("pause", 0))
         if step == step_of:
             os.kill(os.getpid(), signum)

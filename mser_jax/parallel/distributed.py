@@ -36,7 +36,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 # What xpk and MaxText set in a JobSet's pods; launch/gke.yaml does too.
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_INDEX", "JOB_COMPLETION_INDEX", "PROCESSES_IN_JOB",
            "JAX_PROCESS_COUNT")  # fmt: skip
-_SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+# Those of a step: a batch script that forgets srun has the other variables, and would wait for nobody.
+_SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE")
 # Seconds that processes which fail together get to say so, before the first to go ends the others.
 _PARTING_SECONDS = 5
 
@@ -89,13 +90,9 @@ def _slurm(environ: Mapping[str, str], port: int) -> Cluster:
     """One task a node has all of its devices; of several tasks on a node, each has one."""
     found = {key: environ.get(key, "") for key in _SLURM}
     _need("Slurm (start the command with srun)", found)
-    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
-    if not nodes:
-        raise config_lib.ConfigError("Slurm names no nodes: neither SLURM_STEP_NODELIST nor SLURM_JOB_NODELIST is set")
-    tasks = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE", "1")
-    shared = re.split(r"[(,]", tasks)[0] != "1"
+    shared = re.split(r"[(,]", found["SLURM_STEP_TASKS_PER_NODE"])[0] != "1"
     devices = (int(found["SLURM_LOCALID"]),) if shared else None
-    address = f"{first_node(nodes)}:{port}"
+    address = f"{first_node(found['SLURM_STEP_NODELIST'])}:{port}"
     return _checked(Cluster("slurm", address, int(found["SLURM_NTASKS"]), int(found["SLURM_PROCID"]), devices))
 
 

@@ -41,10 +41,17 @@ def test_two_processes_train_as_one_and_say_who_they_are(launcher, alone, tmp_pa
     rows = [line.split() for line in log[log.index("process  host") :].splitlines()[1:3]]
     assert [row[0] for row in rows] == ["0", "1"]
     assert all(row[2:5] == ["4", "×", "cpu"] and row[5] == distributed.code_hash() for row in rows)
+    # Twice as many find its last checkpoint damaged, and agree on the one before.
+    for data in (tmp_path / "run" / "checkpoints" / "12" / "params" / "d").iterdir():
+        data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    again = launcher.launch(tmp_path / "again", [(config(), tmp_path / "run")], count=4)
+    for code, ((drawn, _),), log in again:
+        assert code == 0 and drawn == [8, 9, 10, 11] and "DAMAGED CHECKPOINT" in log and "LOST STEPS" in log
+    assert losses(tmp_path / "run") == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_death_ends_the_others_and_another_number_of_processes_goes_on(launcher, alone, tmp_path):
-    limits = {"heartbeat_timeout": 5}
+    limits = {"heartbeat_timeout": 10}
     # Batches are drawn before the step before is known to be done: the checkpoint of step 4 is older than its death.
     died = launcher.launch(
         tmp_path / "died", [(config(distributed=limits), tmp_path / "run")], count=4, pause=0.2,
@@ -54,10 +61,18 @@ def test_a_death_ends_the_others_and_another_number_of_processes_goes_on(launche
     assert all(code not in (0, 75) for code, *_ in died[:3])
     assert any("heartbeat timeout" in log or "another task died" in log for _, _, log in died[:3])
     assert Checkpoints(tmp_path / "run" / "checkpoints").latest in (4, 8)
-    again = launcher.launch(tmp_path / "again", [(config(distributed=limits), tmp_path / "run")], count=2)
+    again = launcher.launch(tmp_path / "again", [(config(), tmp_path / "run")], count=2)
     assert [code for code, *_ in again] == [0, 0], again[0][2][-3000:]
     assert "Resuming at step" in again[0][2]
     assert losses(tmp_path / "run") == pytest.approx(alone, abs=1e-5)
+
+
+def test_an_error_of_one_process_ends_all(launcher, tmp_path):
+    limits = {"heartbeat_timeout": 10}
+    found = launcher.launch(tmp_path, [(config(distributed=limits), tmp_path / "run")], count=2, fails={1: 6})
+    assert found[1][0] == 1 and "Process 1 ends alone: RuntimeError: this batch cannot be read" in found[1][2]
+    assert found[0][0] not in (0, 75)
+    assert Checkpoints(tmp_path / "run" / "checkpoints").latest == 4
 
 
 def test_one_process_is_told_to_stop_and_all_save_the_same_step(launcher, tmp_path):
@@ -112,7 +127,7 @@ def test_code_hash_changes_with_any_source_file(tmp_path, monkeypatch):
     assert distributed.code_hash() != before
 
 
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
+SLURM = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
 JOBSET = {
     "JOBSET_NAME": "run", "REPLICATED_JOB_NAME": "slice", "JOB_INDEX": "1", "JOB_COMPLETION_INDEX": "3",
     "PROCESSES_IN_JOB": "4", "JAX_PROCESS_COUNT": "8",
@@ -124,7 +139,7 @@ EXPLICIT = {"MSER_COORDINATOR": "h0", "MSER_NUM_PROCESSES": "2", "MSER_PROCESS_I
     ("environ", "has_tpu", "expected"),
     [
         ({}, False, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False, None),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False, None),
         ({}, True, Cluster("tpu")),
         ({**SLURM, **JOBSET}, True, Cluster("tpu")),
         (EXPLICIT, True, Cluster("explicit", "h0:9", 2, 1)),
@@ -135,7 +150,7 @@ EXPLICIT = {"MSER_COORDINATOR": "h0", "MSER_NUM_PROCESSES": "2", "MSER_PROCESS_I
             Cluster("slurm", "n007:9", 8, 5),
         ),
         (
-            {**SLURM, "SLURM_JOB_NODELIST": "a-1,b-[2,3]", "SLURM_TASKS_PER_NODE": "4(x2)"},
+            {**SLURM, "SLURM_STEP_NODELIST": "a-1,b-[2,3]", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
             False,
             Cluster("slurm", "a-1:9", 8, 5, (1,)),
         ),
@@ -153,7 +168,7 @@ def test_start_ups_are_told_apart(environ, has_tpu, expected):
         ({**EXPLICIT, "MSER_PROCESS_ID": "2"}, "process 2 of 2; they count from 0"),
         ({**EXPLICIT, "MSER_NUM_PROCESSES": "two"}, "MSER_NUM_PROCESSES='two': expected a number"),
         ({**JOBSET, "JAX_PROCESS_COUNT": ""}, "A JobSet: JAX_PROCESS_COUNT not set"),
-        (SLURM, "Slurm names no nodes"),
+        (SLURM, r"with srun\): SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE not set"),
     ],
 )
 def test_half_a_place_is_refused(environ, message):
