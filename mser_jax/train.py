@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import optim, stages, state, step, storage
 from mser_jax.checkpoint import CONTENTS, Checkpoints
-from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import distributed, preemption, sharding
+from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages.base import Batch, Evaluator, Stage
 from mser_jax.telemetry.metrics import MetricWriter
 from mser_jax.telemetry.throughput import Throughput, duration

@@ -1,6 +1,6 @@
 """Is this machine, or this pod, fit to run? Each line says OK, WARN or FAIL, and what to do; exit code 1 with a FAIL.
 
-    python tools/doctor.py --config=configs/stage1.py[:variant] [--workdir=DIR] [--config.section.key=value …]
+    python tools/doctor.py [--config=configs/stage1.py[:variant]] [--workdir=DIR] [--config.section.key=value …]
 
 It looks at versions, devices, the room and permissions of the workdir and of every data path (also gs://), times an
 all-reduce over all devices and the reading of training data. On several hosts, start it on all of them as a run is
@@ -15,9 +15,10 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 import jax
 import jax.numpy as jnp
@@ -214,5 +215,15 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
+def parse(argv: Sequence[str]) -> list[str]:
+    """As `config_lib.parse_flags`, for stage 1's config where none is named."""
+    if {"--help", "-h"} & set(argv):
+        print(f"usage: {__doc__}")
+        raise SystemExit(0)
+    if not any(arg.lstrip("-").startswith("config=") for arg in argv):
+        argv = [argv[0], f"--config={ROOT / 'configs' / 'stage1.py'}", *argv[1:]]
+    return config_lib.parse_flags(argv)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=config_lib.parse_flags)
+    app.run(main, flags_parser=parse)
