@@ -19,12 +19,9 @@ import argparse
 import json
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 from typing import Any
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp

@@ -17,9 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 import jax
 import jax.numpy as jnp
 from absl import app, flags
@@ -34,6 +31,7 @@ from mser_jax import stages, storage
 from mser_jax.parallel import distributed
 from mser_jax.parallel import mesh as mesh_lib
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where a run would be kept: a folder or gs://…", allow_override=True)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "How long data are read")
