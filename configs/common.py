@@ -3,15 +3,17 @@
 from ml_collections import ConfigDict
 
 
-def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
+def parse_arg(arg: str | None, separator: str = ",", **defaults: str) -> dict[str, str]:
     """'name' or 'key=value,key=value' → {key: value} over `defaults`; a bare name sets `variant`.
+
+    Sweeps, whose values have commas, have another separator.
 
     Raises:
         ValueError: an unknown key.
     """
     out = dict(defaults)
-    for item in filter(None, (arg or "").split(",")):
-        key, _, value = item.rpartition("=")
+    for item in filter(None, (arg or "").split(separator)):
+        key, _, value = item.partition("=") if "=" in item else ("", "", item)
         key = key or "variant"
         if key not in defaults:
             raise ValueError(f"unknown key {key!r} in {arg!r}; there are {', '.join(defaults)}")

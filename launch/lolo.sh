@@ -1,21 +1,18 @@
 #!/usr/bin/env bash
 # Leave one language out on a folder of real recordings: for each language a run that never hears it, scored on it with
-# four classes; then the table beside reference figures. A run that was cut off goes on, one that is done is scored.
+# four classes; then the table beside reference figures. A run that was cut off goes on, one that is done is kept.
 # Usage: launch/lolo.sh SPEECH_DIR WORKDIR [stage=1] [variant=real] [languages=de,en,es,it,pl,zh] [seeds=0] [init=RUNS]
-#                       [--config.section.key=value …]
+#                       [--config.section.key=value …] [--jobs=N …: options of launch/sweep.py]
 # A run lies in WORKDIR/LANGUAGE/seed_N. With stage=2 it starts from the stage 1 run RUNS/LANGUAGE/seed_N, if init is given.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 speech=$(realpath "$1") workdir=$(realpath -m "$2")
 shift 2
-stage=1 variant=real languages=de,en,es,it,pl,zh seeds=0 init=
+options=
 while [ $# -gt 0 ]; do
   case "$1" in
-    stage=[12]) stage=${1#*=} ;;
-    variant=*) variant=${1#*=} ;;
-    languages=*) languages=${1#*=} ;;
-    seeds=*) seeds=${1#*=} ;;
-    init=*) init=$(realpath "${1#*=}") ;;
+    init=*) options+=";init=$(realpath "${1#*=}")" ;;
+    stage=[12] | variant=* | languages=* | seeds=*) options+=";$1" ;;
     --*) break ;;
     *) echo "error: $1: expected stage=1|2, variant=, languages=, seeds=, init= or --config.…" >&2; exit 2 ;;
   esac
@@ -26,12 +23,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export TFDS_DATA_DIR=${TFDS_DATA_DIR:-$PWD/data}
 # What one run compiled the next ones need not.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}
-for seed in ${seeds//,/ }; do
-  for language in ${languages//,/ }; do
-    run=$language/seed_$seed
-    .venv/bin/python -m mser_jax.main --config="configs/stage$stage.py:$variant,lolo=$language" \
-      --workdir="$workdir/$run" --config.seed="$seed" --config.data.corpora="speech_folder:$speech" \
-      ${init:+"--config.init_from=$init/$run"} "$@"
-  done
-done
+.venv/bin/python launch/sweep.py "configs/sweeps/lolo.py:corpora=speech_folder:$speech$options" --workdir="$workdir" "$@"
 .venv/bin/python tools/lolo_table.py "$workdir"

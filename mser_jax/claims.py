@@ -55,16 +55,19 @@ class Claim:
         return _path(self.folder, self.number + 1).exists()
 
 
-def take(folder: epath.Path, *, stale_after: float = STALE_SECONDS, owner: str = "") -> Claim | None:
+def take(
+    folder: epath.Path, *, stale_after: float = STALE_SECONDS, owner: str = "", force: bool = False
+) -> Claim | None:
     """The claim on the work in `folder`, or None while somebody else has it.
 
     Args:
         folder: of the work, local or gs://; made here.
         stale_after: seconds without a beat after which an owner is dead. Clocks of hosts may differ by less.
         owner: what others are told; host, process and a random tail by default.
+        force: from a living owner, too.
     """
     holder = who(folder, stale_after=stale_after)
-    if holder and holder.alive:
+    if holder and holder.alive and not force:
         return None
     number = holder.number + 1 if holder else 0
     owner = owner or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:4]}"

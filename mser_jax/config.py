@@ -56,8 +56,8 @@ def _check_overrides(argv: Sequence[str]) -> None:
             check_key(config, key.removeprefix("config."))
 
 
-def load(spec: str) -> ConfigDict:
-    """The config of `FILE.py` or `FILE.py:arg`, by its `get_config`.
+def load(spec: str, function: str = "get_config") -> Any:
+    """The config of `FILE.py` or `FILE.py:arg`, by its `get_config`; or what another of its functions returns.
 
     Raises:
         ConfigError: there is no such file, or it refuses the argument.
@@ -68,14 +68,15 @@ def load(spec: str) -> ConfigDict:
         near = difflib.get_close_matches(str(path), [str(p) for p in path.parent.glob("*.py")], n=1)
         raise ConfigError(f"--config={spec}: no file {path}" + (f". Did you mean {near[0]}?" if near else ""))
     # Config files share `configs/common.py`: let them import it from any working directory.
-    root = str(path.resolve().parents[1])
+    folders = path.resolve().parents
+    root = str(next((folder.parent for folder in folders if folder.name == "configs"), folders[1]))
     if root not in sys.path:
         sys.path.insert(0, root)
     module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     try:
-        return module.get_config(arg or None)
+        return getattr(module, function)(arg or None)
     except ValueError as error:
         raise ConfigError(f"--config={spec}: {error}") from None
 

@@ -2,11 +2,15 @@
 
 import logging
 import os
+import pathlib
 import re
+import sys
 
 import fake_gcs
 import pytest
 from etils import epath
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "launch"))  # `sweeps`, which both test
 
 
 @pytest.fixture(scope="session")

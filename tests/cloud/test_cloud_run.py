@@ -1,5 +1,6 @@
 """Runs on gs://: the toy stage for what the loop writes there, stage 1 from recordings to an answer."""
 
+import csv
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import sweeps
 from etils import epath
 from fake_gcs import BUCKET, Fault
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -119,40 +121,50 @@ def recordings(folder, count=24):
     (folder / "manifest.jsonl").write_text("\n".join(rows))
 
 
-def python(gcs, cache, module, *arguments, code=0):
+def environ(gcs, cache):
     fast = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile, that is
-    environ = {**os.environ, **gcs.environ, "MSER_CACHE_DIR": str(cache), "XLA_FLAGS": fast}
+    return {**os.environ, **gcs.environ, "MSER_CACHE_DIR": str(cache), "XLA_FLAGS": fast}
+
+
+def python(gcs, cache, module, *arguments, code=0):
     line = [sys.executable, "-m", f"mser_jax.{module}", *arguments]
-    done = subprocess.run(line, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(line, env=environ(gcs, cache), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr[-4000:]
     return done
 
 
-def test_from_recordings_to_an_answer_with_everything_on_gs(gcs, bucket, cache):
-    speech, run = bucket / "speech", bucket / "run"
+def test_from_recordings_to_an_answer_with_everything_on_gs(gcs, bucket, cache, tmp_path):
+    speech, run = bucket / "speech", bucket / "sweep" / "tiny"
     recordings(speech)
     sizes = {"num_layers": 1, "width": 16, "num_heads": 1, "mlp_width": 16}
     towers = ("speech_encoder.sizes", "text_encoder.sizes", "model.qformer")
     small = {f"{tower}.{key}": value for tower in towers for key, value in sizes.items()} | {
         "model.embed_dim": 8, "train.budget": "5 steps", "train.batch_size": 4, "telemetry.log_every": 1,
-        "checkpointing.every": "2 steps", "data.corpora": f"speech_folder:{speech}", "data.data_dir": bucket / "data",
+        "checkpointing.every": "2 steps", "data.corpora": f"speech_folder:{speech}", "data.data_dir": f"{bucket}/data",
         "data.exclude_languages": "", "data.length_classes": (0.5,), "evaluate.label_space": "angry,sad",
         "evaluate.bootstrap_samples": 9, "mesh.replicated_limit": 1.0, "loss.supcon": 0.0, "loss.parallel": 0.0,
         "loss.adversary_language": 0.0, "loss.adversary_speaker": 0.0,
     }  # fmt: skip
     line = ("--config=configs/stage1.py", f"--workdir={run}", *(f"--config.{k}={v}" for k, v in small.items()))
+    refusal = f"{ACCOUNT} does not have storage.objects.create access"
     gcs.faults += [Fault("POST .*checkpoints", 503, times=1), Fault("alt=media", 503, times=1)]
-    gcs.faults.append(
-        Fault("POST .*checkpoints/4", 403, message=f"{ACCOUNT} does not have storage.objects.create access")
-    )
+    gcs.faults.append(Fault("POST .*checkpoints/4", 403, message=refusal))
     refused = python(gcs, cache, "main", *line, code=1)
     assert f"{ACCOUNT} lacks the permission storage.objects.create on bucket {BUCKET}" in refused.stderr
     assert [fault.times for fault in gcs.faults[:2]] == [0, 0], "every 503 was met, and sent again"
 
+    # The permission is granted; another host goes on, by a sweep of one row, which then knows that it is done.
     gcs.faults.clear()
-    again = python(gcs, cache / "another host", "main", *line)
-    assert "Resuming at step 2 of 5" in again.stderr and "copying 1 record files" in again.stderr
+    (tmp_path / "one.py").write_text(
+        f"def get_rows(arg): return [dict(name='tiny', config='configs/stage1.py', overrides={small!r})]"
+    )
+    command, there = f"--command={sys.executable} -m mser_jax.main", environ(gcs, cache / "another host")
+    code, _, err = sweeps.run(tmp_path / "one.py", bucket / "sweep", command, timeout=400, env=there)
+    assert code == 0 and "sweep: tiny: done" in err, err[-4000:]
+    assert "Resuming at step 2 of 5" in err and "copying 1 record files" in err
     assert [row["step"] for row in lines(run) if "train/loss" in row] == [1, 2, 3, 4, 5]
+    head, row = csv.reader((bucket / "sweep" / "sweep.csv").read_text().splitlines())
+    assert row[head.index("status")] == "done" and 0 <= float(row[head.index("zero_shot/all/ua")]) <= 1
 
     checkpoint = f"--config.checkpoint={run}"
     python(gcs, cache, "main", "--config=configs/evaluate.py", checkpoint, f"--workdir={bucket / 'scores'}",
