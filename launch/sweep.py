@@ -11,7 +11,8 @@
 
 A row's run lies in DIR/NAME (local or gs://). Rows that finished with the same config are skipped, those that were cut
 off go on, those whose folder has another config are refused. Several runners may work on one list, on any hosts: each
-row is claimed (mser_jax/claims.py), and the claim of a runner that died is taken over. DIR/sweep.csv has a line a row.
+row is claimed (mser_jax/claims.py), and the claim of a runner that died is taken over. A row that failed is tried once
+by each runner. DIR/sweep.csv has a line a row.
 Exit code: 0 when all rows are done or submitted, 75 when told to stop, else 1.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import dataclasses
 import functools
 import io
@@ -47,6 +49,7 @@ HERE = pathlib.Path(__file__).parent
 FINISHED, ROW = "finished.json", "row.json"
 PREEMPTED = 75  # mser_jax/parallel/preemption.py, which imports jax
 SUBMITTED = "submitted: "
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
 FIGURES = ("ua", "wa", "macro_f1", "ece")
 
 
@@ -195,7 +198,7 @@ class LocalRunner:
         while True:
             with open(log if apart else os.devnull, "a") as file:
                 output = {"stdout": file, "stderr": file} if apart else {}
-                process = subprocess.Popen(line, start_new_session=True, **output)
+                process = subprocess.Popen(line, start_new_session=True, preexec_fn=_die_with_runner, **output)
                 code = self._wait(process, lost)
             if code != PREEMPTED or self.stop.is_set() or lost.is_set():
                 break
@@ -219,6 +222,12 @@ class LocalRunner:
     def _fail(self, row: Row, why: str) -> None:
         _say(f"{row.name}: FAILED, {why}")
         self.failed.append(row.name)
+
+
+def _die_with_runner() -> None:
+    """A run whose runner was killed saves and ends before its claim goes stale (Linux: PR_SET_PDEATHSIG is 1)."""
+    if _PRCTL:
+        _PRCTL(1, signal.SIGTERM)
 
 
 def submit(rows: Sequence[Row], launcher: str, how: str, *, again: bool) -> list[str]:

@@ -28,7 +28,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax import evaluate
+from mser_jax import evaluate, storage
 from mser_jax.checkpoint import CheckpointError
 from mser_jax.corpora import audio_check, emotions
 from mser_jax.data import audio, device, prompts
@@ -205,6 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (config_lib.ConfigError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if refusal := storage.explain(error):
+            print(f"error: {refusal}", file=sys.stderr)
+            return 2
+        raise
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import sys
 from typing import Any
 
+from mser_jax import storage
 from mser_jax.corpora import emotions, registry
 
 
@@ -24,7 +25,7 @@ def main() -> int:
         found = corpus.is_complete()
         corpus.prepare()
     except (ValueError, OSError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+        print(storage.explain(error) or error, file=sys.stderr)
         return 1
     report = json.loads(corpus.report_path.read_text())
     print(f"{args.spec}: {'found' if found else 'built'} in {corpus.data_dir}")

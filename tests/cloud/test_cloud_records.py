@@ -11,6 +11,8 @@ from fake_gcs import Fault
 
 from mser_jax import claims
 from mser_jax.corpora import build_lock, shard_cache
+from mser_jax.data import feature_cache
+from mser_jax.data.sources import Source
 
 SHARDS, EACH = 3, 5
 
@@ -99,6 +101,14 @@ print(sum(path.stat().st_size for path in paths))
     assert answers[0][0] == answers[1][0]
     assert len(copies(gcs, before)) == 1 + SHARDS, "each file once, and one that was refused"
     assert f"copying {SHARDS} record files to {cache}" in answers[0][1] and "100%" in answers[0][1]
+
+
+def test_features_of_a_corpus_on_gs_lie_beside_this_hosts_copies(cache):
+    source = Source("toy", "toy", 1.0, "gs://bucket/data/toy", None)
+    folder = feature_cache.folder_of(source, "auto", {"weights": "a"})
+    assert str(folder).startswith(f"{cache}/bucket/data/toy/features/")
+    with pytest.raises(ValueError, match="array_record, which writes features, cannot write to gs://"):
+        feature_cache.folder_of(source, "gs://bucket/features", {"weights": "a"})
 
 
 def test_the_build_lock_of_a_bucket_waits_and_outlives_a_dead_builder(gcs, bucket, monkeypatch, capsys):

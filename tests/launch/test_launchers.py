@@ -213,3 +213,22 @@ def test_tpu_vm_refuses_what_cannot_survive(commands, tmp_path):
     assert done.returncode == 2 and "--workdir=gs://… is missing" in done.stderr
     done = subprocess.run(line[:4], env=commands.environ(), capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Usage: launch/tpu_vm.sh NAME TYPE ZONE" in done.stderr
+
+
+def test_lolo_is_a_sweep_and_a_table(tmp_path):
+    speech, runs = tmp_path / "speech", tmp_path / "runs"
+    speech.mkdir()
+    arguments = ["stage=2", "variant=real,cache=auto", "languages=de,zh", "seeds=0,1", f"init={tmp_path}/one"]
+    line = ["bash", LAUNCH / "lolo.sh", speech, runs, *arguments, "--config.train.batch_size=8", "--launcher=print"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [shlex.split(text) for text in done.stdout.splitlines() if "-m mser_jax.main" in text]
+    assert [line[3:] for line in lines] == [
+        [f"--config=configs/stage2.py:real,cache=auto,lolo={language}", f"--workdir={runs}/{language}/seed_{seed}",
+         f"--config.seed={seed}", f"--config.data.corpora=speech_folder:{speech}",
+         f"--config.init_from={tmp_path}/one/{language}/seed_{seed}", "--config.train.batch_size=8"]
+        for seed in (0, 1) for language in ("de", "zh")
+    ]  # fmt: skip
+    assert "UA, leave one language out" in done.stdout
+    wrong = subprocess.run([*line[:4], "lang=de"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and "lang=de: expected stage=1|2, variant=" in wrong.stderr

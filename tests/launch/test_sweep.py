@@ -1,7 +1,7 @@
 """The sweep with real runner processes: no row twice, none lost, none mixed up."""
 
 import csv
-import os
+import pathlib
 import signal
 import time
 
@@ -31,15 +31,26 @@ def test_two_runners_share_a_list_and_a_third_finds_it_done(tmp_path):
     assert [float(row["zero_shot/zero_shot/ua"]) for row in rows] == pytest.approx([0.5 + s / 1000 for s in seeds])
 
 
+def alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_the_row_of_a_runner_that_was_killed_is_taken_over(tmp_path):
     path = sweeps.write(tmp_path, [60])
-    dead = sweeps.start(path, tmp_path / "runs", start_new_session=True)
+    dead = sweeps.start(path, tmp_path / "runs")
     ran = tmp_path / "runs" / "row" / "60"
     deadline = time.monotonic() + 60
     while not list(ran.glob("ran-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(dead.pid, signal.SIGKILL)
+    (child,) = (int(file.read_text()) for file in ran.glob("ran-*"))
+    dead.kill()
     dead.wait()
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(child), "nobody trains in a folder that another will take"
     begin = time.monotonic()
     taken = sweeps.start(path, tmp_path / "runs")
     while len(list(ran.glob("ran-*"))) < 2 and time.monotonic() < begin + 60:

@@ -1,6 +1,7 @@
 """Stands for a training run in tests of the sweep: notes that it ran, obeys its seed, and finishes."""
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -12,7 +13,7 @@ from mser_jax import storage
 options = dict(argument.removeprefix("--").partition("=")[::2] for argument in sys.argv[1:])
 workdir, seed = epath.Path(options["workdir"]), int(options["config.seed"])
 ran = len(list(workdir.glob("ran-*")))
-storage.replace(workdir / f"ran-{uuid.uuid4().hex}", "")
+storage.replace(workdir / f"ran-{uuid.uuid4().hex}", str(os.getpid()))
 time.sleep(0.3)
 if seed == 75 and not ran:
     sys.exit(75)
