@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -69,6 +69,6 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=axis_types)
 
 
-def num_slices(devices: Sequence[jax.Device]) -> int:
+def num_slices(devices: Iterable[jax.Device]) -> int:
     """How many slices the devices tell of; 1 where they tell of none."""
     return len({getattr(device, "slice_index", None) or 0 for device in devices})

@@ -96,7 +96,7 @@ def summary(p: Prediction) -> str:
     if not p.fits:
         return f"does not fit ({memory})"
     return (
-        f"{memory}, step {p.step_seconds:.3f} s, MFU {p.mfu:.2f}, {p.utterances_per_second:.0f} utterances/s, "
+        f"{memory}, step {p.step_seconds * 1e3:,.1f} ms, MFU {p.mfu:.2f}, {p.utterances_per_second:.0f} utterances/s, "
         f"bound by {p.roofline.bound}"
     )
 

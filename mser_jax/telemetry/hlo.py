@@ -22,7 +22,8 @@ class Collective:
     """`count` runs of one collective of `kind` over groups of devices like `group`, each moving `bytes`.
 
     `bytes` are those of its larger side (all-gather: its result; reduce-scatter: its operand). `asynchronous`: it is
-    started and awaited apart, or runs inside a fusion with other work.
+    started and awaited apart, or runs inside a fusion with other work. `between_slices`: the hosts' network does it,
+    among the chips that have the same place in their slices; `group` is then ().
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Collective:
     group: tuple[int, ...]
     asynchronous: bool
     op_name: str
+    between_slices: bool = False
 
     @property
     def wire_bytes(self) -> float:
@@ -104,6 +106,8 @@ class Module:
         """
         found: dict[tuple[str, str, str], Collective] = {}
         for name, instruction, times in self.executed():
+            if instruction.opcode == "send" and (one := _megascale(instruction, times)):
+                found[name, "", instruction.name] = one
             inside = list(self.fused(instruction)) if instruction.opcode == "fusion" else [(name, instruction)]
             for where, one in inside:
                 if one.opcode.removesuffix("-start") in COLLECTIVES:
@@ -235,6 +239,10 @@ _FREE = frozenset(
         "call",
         "after-all",
         "partition-id",
+        "send",
+        "send-done",
+        "recv",
+        "recv-done",
         "replica-id",
         "iota",
         "copy-done",
@@ -248,6 +256,15 @@ _FREE = frozenset(
         "custom-call",
     )
 )
+
+
+def _megascale(instruction: Instruction, times: int) -> Collective | None:
+    """A collective between TPU slices, which libtpu writes as a transfer to the host; None for another transfer."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.text)
+    if not kind or not instruction.shapes:
+        return None
+    name = kind[1].lower().replace("_", "-")
+    return Collective(name, instruction.shapes[0].bytes, times, (), True, instruction.op_name, between_slices=True)
 
 
 def _is_gemm(instruction: Instruction) -> bool:

@@ -15,6 +15,7 @@ from importlib import resources
 import numpy as np
 from jax.sharding import Mesh
 
+from mser_jax.parallel.mesh import num_slices
 from mser_jax.telemetry.hlo import Collective, Work
 
 
@@ -121,7 +122,9 @@ def predict(work: Sequence[Work], collectives: Sequence[Collective], mesh: Mesh,
 def _transfers(collectives: Sequence[Collective], mesh: Mesh, chip: Chip) -> tuple[Transfer, ...]:
     grouped: dict[tuple[str, str, bool], list[tuple[Collective, float, float]]] = {}
     for one in collectives:
-        one = dataclasses.replace(one, group=one.group or tuple(range(mesh.size)))
+        # Slices lie one after the other in a mesh (parallel/mesh.py).
+        stride = mesh.size // num_slices(mesh.devices.flat) if one.between_slices else 1
+        one = dataclasses.replace(one, group=one.group or tuple(range(0, mesh.size, stride)))
         key = (one.kind, axes_of(one.group, mesh.shape), one.asynchronous)
         grouped.setdefault(key, []).append((one, *seconds(one, list(mesh.devices.flat), chip)))
     rows = [

@@ -29,6 +29,23 @@ def test_collectives_of_a_tpu_program():
     assert gather.wire_bytes == 3 * gather.bytes * 3 / 4 and reduce.wire_bytes == reduce.bytes
 
 
+def test_a_transfer_between_slices_is_a_collective():
+    text = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (a: f32[48,8,128]) -> f32[48,8,128] {
+  %a = f32[48,8,128]{2,1,0:T(8,128)} parameter(0)
+  %after-all.1 = token[] after-all()
+  %send.1 = (f32[48,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%a, %after-all.1), channel_id=6, MEGASCALE
+  ROOT %copy.1 = f32[48,8,128]{2,1,0:T(8,128)} copy(%a)
+}
+"""
+    attributes = 'is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}'
+    module = hlo.Module(text.replace("MEGASCALE", attributes))
+    [reduce] = module.collectives()
+    assert (reduce.kind, reduce.bytes, reduce.between_slices) == ("all-reduce", 48 * 8 * 128 * 4, True)
+    assert [one.name for one in module.work()] == ["copy.1"]
+
+
 def test_work_of_a_tpu_program():
     work = {one.name: one for one in hlo.Module(TPU).work()}
     product = work["fusion.1"]

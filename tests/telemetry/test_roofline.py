@@ -48,6 +48,14 @@ def test_between_slices_goes_what_each_chip_holds():
     assert (ici, dcn) == (0.0, pytest.approx(16 / 0.5))
 
 
+def test_what_hosts_exchange_is_on_the_network_only():
+    devices = np.array(torus(2), dtype=object).reshape(16, 4, 1)
+    mesh = types.SimpleNamespace(devices=devices, size=64, shape={"data": 16, "fsdp": 4, "tensor": 1})
+    one = Collective("all-reduce", 16, 1, (), True, "", between_slices=True)
+    [row] = roofline.predict([Work("a", "copy", 0.0, 1, 1, "")], [one], mesh, CHIP).transfers
+    assert (row.axes, row.ici_seconds, row.dcn_seconds) == ("data", 0.0, pytest.approx(2 * 1 / 2 * 16 / 0.5))
+
+
 def test_axes_of_a_group():
     shape = {"data": 2, "fsdp": 4, "tensor": 1}
     assert [roofline.axes_of(g, shape) for g in ((0, 1, 2, 3), (0, 4), range(8))] == ["fsdp", "data", "data+fsdp"]
