@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging as std_logging
 from collections.abc import Sequence
 
@@ -29,6 +30,13 @@ def _ours_or_important(record: std_logging.LogRecord) -> bool:
     return record.levelno >= std_logging.WARNING or "mser_jax" in record.pathname
 
 
+def _no_room(error: Exception) -> str:
+    """What to do about a full disk that metrics or results met; '' for any other error."""
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    return f"{error}. Free some room: the same command then goes on from the newest checkpoint"
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the task that the config names; errors that a person can mend end in one line, not in a trace."""
     if len(argv) > 1:
@@ -45,8 +53,8 @@ def main(argv: Sequence[str]) -> None:
     except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
         raise SystemExit("\n".join(filter(None, (f"error: {error}", storage.explain(error))))) from error
     except Exception as error:
-        if refusal := storage.explain(error):
-            raise SystemExit(f"error: {refusal}") from error
+        if advice := storage.explain(error) or _no_room(error):
+            raise SystemExit(f"error: {advice}") from error
         raise
 
 

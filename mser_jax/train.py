@@ -175,7 +175,7 @@ class Loop:
         train_state = self._restore_or_create()
         start = int(train_state.step)
         self._writer = MetricWriter(self.workdir, start)
-        self.stage.prepare(train_state.params, self.mesh, lambda: self.stop.requested)
+        self.stage.prepare(train_state.params, self.mesh, self._stop_preparing)
         batches = self.stage.batches(start, self.mesh)
         pending: tuple[int, dict[str, jax.Array], Batch] | None = None
         try:
@@ -207,6 +207,10 @@ class Loop:
             # Whatever happened: a save that is under way is finished.
             self._checkpoints.wait()
         self._finish(train_state, total)
+
+    def _stop_preparing(self) -> bool:
+        self._watchdog.beat("preparing")
+        return self.stop.requested
 
     def _restore_or_create(self) -> state.TrainState:
         """Own checkpoint if there is one, else pretrained weights where the config names them, else from scratch."""

@@ -1,5 +1,6 @@
 """What a run survives: kill -9 at any moment, damaged checkpoints, a full disk, a step that never comes."""
 
+import errno
 import logging
 import random
 import re
@@ -12,7 +13,7 @@ import pytest
 from processes import Launcher, light_program, losses
 from toy_stage import ToyStage, toy_config
 
-from mser_jax import stages, train
+from mser_jax import main, stages, train
 from mser_jax.checkpoint import CheckpointError, Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.state import TrainState
@@ -180,3 +181,9 @@ def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path):
             checkpoints.close()
             older += step == 1
     assert older >= 10
+
+
+def test_a_full_disk_that_is_met_elsewhere_is_one_line_too():
+    full = OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
+    assert "metrics.jsonl'. Free some room: the same command then goes on" in main._no_room(full)
+    assert not main._no_room(OSError(errno.EACCES, "Permission denied")) and not main._no_room(ValueError())
