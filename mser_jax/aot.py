@@ -177,7 +177,7 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device], chip: roofli
         ),
     )
     if compiled is None:
-        return dataclasses.replace(base, problem=problem)
+        return dataclasses.replace(base, problem=problem, largest=_largest_leaves(state))
     return _measured(base, compiled, mesh)
 
 
@@ -189,6 +189,15 @@ def _held(tree: Any) -> int:
             shape = leaf.sharding.shard_shape(leaf.shape)
             total += jax.ShapeDtypeStruct(shape, leaf.dtype).size * leaf.dtype.itemsize
     return total
+
+
+def _largest_leaves(tree: Any, count: int = 8) -> tuple[hlo.Buffer, ...]:
+    """Of an abstract tree, as one device holds them."""
+    found = [
+        hlo.Buffer(_held(leaf), str(leaf.dtype), leaf.sharding.shard_shape(leaf.shape), sharding.path_of(path))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    return tuple(sorted(found, key=lambda buffer: -buffer.bytes)[:count])
 
 
 def _measured(base: Prediction, compiled: jax.stages.Compiled, mesh: Mesh) -> Prediction:

@@ -83,6 +83,15 @@ def test_devices_are_those_of_the_peaks(topology, count):
     assert roofline.seconds(within, flat, chip)[1] == 0.0 and roofline.seconds(between, flat, chip)[0] == 0.0
 
 
+def test_what_it_says_of_temporaries_alone(compiled):
+    """Its other message: the arguments are to be added."""
+    said = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (101.29G) exceeds"
+    )
+    refused = dataclasses.replace(compiled, kinds=compiled.kinds[:1], problem=said, roofline=None)
+    assert refused.used == int(101.29 * 2**30) + compiled.kinds[0].bytes and not refused.fits
+
+
 def test_search_keeps_the_best_of_each_round(monkeypatch):
     """More rows are faster until memory ends; remat "full" and fsdp 8 are best here by construction."""
     chip = roofline.chips()["v5e"]
@@ -111,7 +120,11 @@ def test_search_keeps_the_best_of_each_round(monkeypatch):
         (["--config=configs/stage1.py", "--topology=h100:1x8"], r"mser_jax\[gpu\]"),
     ],
 )
-def test_a_topology_that_cannot_be(arguments, message, capsys):
+def test_a_topology_that_cannot_be(arguments, message, monkeypatch, capsys):
+    def missing(**_):
+        raise RuntimeError("Unknown backend cuda")
+
+    monkeypatch.setattr(aot.topologies, "get_topology_desc", missing)
     assert aot.main(arguments) == 2
     assert re.search(message, capsys.readouterr().err)
 

@@ -59,10 +59,12 @@ class Prediction:
     @property
     def used(self) -> int:
         """Bytes of HBM of a device; where it was refused, those of its arguments, or what the compiler said."""
-        said = re.search(r"Used ([\d.]+)([KMGT]) of", self.problem)
-        if said:
-            return int(float(said[1]) * 1024 ** ("KMGT".index(said[2]) + 1))
-        return sum(kind.bytes for kind in self.kinds)
+        held = sum(kind.bytes for kind in self.kinds)
+        said = re.search(r"(Used |HLO temporaries \()([\d.]+)([KMGT])\b", self.problem)
+        if not said:
+            return held
+        size = int(float(said[2]) * 1024 ** ("KMGT".index(said[3]) + 1))
+        return size if said[1] == "Used " else held + size
 
     @property
     def capacity(self) -> float:
@@ -135,7 +137,8 @@ def _offenders(p: Prediction) -> list[str]:
         names = re.findall(r'op_name="([^"]*)"', p.problem)
         rows = [f"  {size:>10}  {shape}  {name}" for (size, shape), name in zip(said, names + [""] * len(said),
                                                                               strict=False)]  # fmt: skip
-        return ["Largest buffers, as the compiler says", *(rows[:8] or [f"  {p.problem[:2000]}"])]
+        said = ["Largest buffers, as the compiler says", *(rows[:8] or [f"  {p.problem[:2000]}"])]
+        return [*said, "Largest arrays of the state, on each device", *(_buffer(b) for b in p.largest)]
     return ["Largest arrays that the step makes", *(_buffer(b) for b in p.largest)]
 
 
