@@ -24,6 +24,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from mser_jax import storage
 from mser_jax.parallel import sharding
 from mser_jax.state import Flat, TrainState, fingerprint
 
@@ -220,8 +221,8 @@ class Checkpoints:
         """As `restore`, of the newest checkpoint that can be read: steps are worth less than the run.
 
         Those that cannot be read, truncated by a crash or a full disk, are told of as errors and moved to
-        STEP.damaged once an older one was read. If none can be, all are left where they are: more likely then than
-        damage is that the storage cannot be read at present.
+        STEP.damaged once an older one was read (on gs:// they become interrupted saves, which are overwritten). If none
+        can be, all are left as they are: more likely then than damage is that the storage cannot be read at present.
 
         Raises:
             CheckpointMismatch: as `restore`; no older one would fit better.
@@ -249,12 +250,18 @@ class Checkpoints:
         if not damaged:
             return
         for step in damaged:
-            aside = self.directory / f"{step}.damaged"
-            if jax.process_index() == 0:
-                if aside.exists():
-                    aside.rmtree()
-                (self.directory / str(step)).rename(aside)
-            logging.error("LOST STEPS: going on from an older checkpoint; step %d is kept as %s.", step, aside)
+            folder, aside = self.directory / str(step), self.directory / f"{step}.damaged"
+            logging.error("LOST STEPS: going on from an older checkpoint; step %d is no longer one.", step)
+            if jax.process_index() != 0:
+                continue
+            if storage.is_remote(folder):
+                # Nothing can be renamed there, and copying may take hours: without its mark a save is one cut off.
+                (folder / "commit_success.txt").unlink(missing_ok=True)
+                continue
+            if aside.exists():
+                aside.rmtree()
+            folder.rename(aside)
+            logging.error("It is kept as %s.", aside)
         multihost_utils.sync_global_devices("mser_jax/damaged")
         self._orbax.reload()
 

@@ -104,7 +104,8 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly_and_is_saved_again(run, t
         run(tmp_path, **twelve)
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert any("DAMAGED CHECKPOINT" in text and "12 cannot be read" in text for text in told)
-    assert any("LOST STEPS" in text and "step 12 is kept as" in text for text in told)
+    assert any("LOST STEPS" in text and "step 12 is no longer one" in text for text in told)
+    assert f"It is kept as {tmp_path / 'checkpoints' / '12.damaged'}." in told
     assert "Resuming at step 8 of 12" in caplog.text
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "12.damaged", "8"]
     assert losses(tmp_path) == before
