@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 import soundfile
 import sweeps
@@ -51,17 +52,26 @@ def dies_at(number):
     return ToyStage(on_batch=on_batch)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The lines of a run that nothing disturbed, on this disk."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "make", lambda config, metadata=None: ToyStage())
+        train.run(toy_config(telemetry={"log_every": 1}), str(folder))
+    return lines(folder)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["uploaded at once", "uploaded with checkpoints"])
-def test_a_run_that_dies_and_goes_on_has_each_line_once(gcs, bucket, run, tmp_path, monkeypatch, seconds):
+def test_a_run_that_dies_and_goes_on_has_each_line_once(gcs, bucket, run, whole, tmp_path, monkeypatch, seconds):
     monkeypatch.setattr(metrics, "UPLOAD_SECONDS", seconds)
-    run(tmp_path / "whole")
     with pytest.raises(RuntimeError, match="killed"):
         run(bucket, dies_at(7))
     assert {4, 5} & {row["step"] for row in lines(bucket)}, "what is there when the machine is gone"
     config = run(bucket)
-    rows, expected = lines(bucket), lines(tmp_path / "whole")
+    rows = lines(bucket)
     assert [row["step"] for row in rows] == [*range(1, 13), 12], "a line a step, and the evaluation"
-    assert [row.get("train/loss") for row in rows] == [row.get("train/loss") for row in expected]
+    assert [row.get("train/loss") for row in rows] == [row.get("train/loss") for row in whole]
     for path in (bucket / "tensorboard").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert len(list(tmp_path.glob("events*"))) == 2
@@ -108,6 +118,19 @@ def test_metrics_that_cannot_be_uploaded_do_not_end_a_run(gcs, bucket, run, capl
     assert [row["step"] for row in lines(bucket)] == [*range(1, 13), 12], "the next upload had them all"
 
 
+def test_two_processes_keep_one_run_on_gs_and_one_goes_on(gcs, bucket, tmp_path):
+    launcher = processes.Launcher()  # after the server: its processes get the address from the environment
+    try:
+        for count, steps in ((2, 6), (1, 9)):
+            config = toy_config(telemetry={"log_every": 1}, train={"budget": f"{steps} steps"})
+            found = launcher.launch(tmp_path / str(count), [(config, bucket)], count=count, devices=2)
+            assert [code for code, *_ in found] == [0] * count, found[0][2][-3000:]
+    finally:
+        launcher.close()
+    assert [row["step"] for row in lines(bucket) if "train/loss" in row] == list(range(1, 10))
+    assert json.loads((bucket / "finished.json").read_text())["step"] == 9
+
+
 def recordings(folder, count=24):
     """A speech folder of half-second noises in two languages, three speakers each."""
     rng, rows = np.random.default_rng(0), []
@@ -133,6 +156,7 @@ def python(gcs, cache, module, *arguments, code=0):
     return done
 
 
+@pytest.mark.slow
 def test_from_recordings_to_an_answer_with_everything_on_gs(gcs, bucket, cache, tmp_path):
     speech, run = bucket / "speech", bucket / "sweep" / "tiny"
     recordings(speech)
