@@ -35,6 +35,7 @@ INSTALL = [
     "etils[epath]",
     "gcsfs",  # with fsspec and aiohttp
     "google-crc32c",
+    "packaging",
     "espeakng-loader>=0.2.4",
     "pypinyin",
 ]
