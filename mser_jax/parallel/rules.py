@@ -81,7 +81,7 @@ WHISPER = _family(
 WAV2VEC2 = _family(
     "speech_encoder",
     (r"feature_extractor/layers/\d+/conv/kernel$", (None, None, "fsdp")),
-    (r"feature_extractor/layers/\d+/(conv|layer_norm|group_norm)/(scale|bias)$", WHOLE),
+    (r"feature_extractor/layers/\d+/(conv|layer_norm|time_norm)/(scale|bias)$", WHOLE),
     (r"projection/kernel$", ("fsdp", None)),
     (r"projection/lora/(a|b)$", LARGEST),
     (r"(projection|projection_norm|encoder_norm)/(scale|bias)$", WHOLE),

@@ -118,11 +118,12 @@ def test_resume_is_bit_for_bit(tiny, tmp_path, monkeypatch):
         np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
 
 
-@pytest.mark.parametrize("mode", ["explicit", "auto"])
-def test_the_loss_does_not_depend_on_the_mesh(tiny, mode):
-    """fsdp=4, data=2 and the ring against one device, every term switched on: three steps, within 1e-5."""
+def test_the_loss_does_not_depend_on_the_mesh(tiny):
+    """fsdp=4, data=2 and the ring, explicit and auto, against one device: every term, three steps, within 1e-5."""
     losses = []
-    for data, fsdp, implementation in ((1, 1, "gathered"), (2, 4, "ring")):
+    for data, fsdp, implementation, mode in (
+        (1, 1, "gathered", "explicit"), (2, 4, "ring", "explicit"), (2, 4, "ring", "auto")
+    ):  # fmt: skip
         config = tiny(**{"loss.parallel": 0.3, "mesh.mode": mode, "optim.learning_rate": 1e-4})
         config.loss.implementation = implementation
         mesh = mesh_lib.make_mesh(data, fsdp, mode=mode, devices=jax.devices()[: data * fsdp])
@@ -135,7 +136,7 @@ def test_the_loss_does_not_depend_on_the_mesh(tiny, mode):
                 train_state, metrics = program.train_step(train_state, next(batches))
                 losses[-1].append(float(metrics["loss"]))
             batches.close()
-    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+    np.testing.assert_allclose(losses[1:], losses[:1] * 2, atol=1e-5)
 
 
 def random_batch(spec, seed=0):
