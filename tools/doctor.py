@@ -32,9 +32,6 @@ from mser_jax.parallel import distributed
 from mser_jax.parallel import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where a run would be kept: a folder or gs://…", allow_override=True)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "How long data are read")
 
 # (OK | WARN | FAIL, what was found and what to do)
 Finding = tuple[str, str]
@@ -197,15 +194,15 @@ def check(name: str, findings: Callable[[], Iterator[Finding]]) -> bool:
 def main(argv: list[str]) -> None:
     """Runs all checks; SystemExit(1) with a FAIL."""
     del argv
-    config, fine = _CONFIG.value, True
+    config, workdir, fine = flags.FLAGS.config, flags.FLAGS.workdir, True
     try:
-        with distributed.joined(config, workdir=_WORKDIR.value):
+        with distributed.joined(config, workdir=workdir):
             fine &= check("versions", versions)
             fine &= check("devices", devices)
-            for name, path in paths_of(config, _WORKDIR.value):
+            for name, path in paths_of(config, workdir):
                 fine &= check("storage", lambda name=name, path=path: place(name, path))
             fine &= check("all-reduce", all_reduce)
-            fine &= check("data", lambda: reading(config, _SECONDS.value))
+            fine &= check("data", lambda: reading(config, flags.FLAGS.seconds))
     except config_lib.ConfigError as error:
         print(f"FAIL  hosts       {error}", flush=True)
         fine = False
@@ -224,4 +221,8 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    # Here and not above: who imports this file may have imported mser_jax.main, which has flags of the same names.
+    config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]")
+    flags.DEFINE_string("workdir", "", "Where a run would be kept: a folder or gs://…", allow_override=True)
+    flags.DEFINE_float("seconds", 5.0, "How long data are read")
     app.run(main, flags_parser=parse)
