@@ -43,6 +43,10 @@ INSTALL = [
 # The adapter format's own library, and what makes the real weights that tests use, where those are to be had.
 WEIGHTS = ["peft", "gguf>=0.10", "sentencepiece", "filelock"]
 
+# Making a data set of synthetic speech: many machines, near-duplicates among texts, prosody of a finished waveform.
+# pyworld imports pkg_resources, which setuptools 80 dropped.
+M5SER = ["apache-beam>=2.77", "datasketch>=1.6", "pyworld>=0.3.5", "setuptools<80"]
+
 EXTRAS = {
     # torch is the oracle of some tests only. On Linux a plain index serves the CUDA build: README
     # says how to point pip at the CPU build.
@@ -57,8 +61,9 @@ EXTRAS = {
             "gcp-storage-emulator",
             "pyyaml",
         ),
-        *("torch==2.13.0", *WEIGHTS),
+        *("torch==2.13.0", *WEIGHTS, *M5SER),
     ],
+    "m5ser": M5SER,
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # The TPU compiler alone, as jax 0.10.2 wants it: mser_jax.aot runs it on a CPU.
     "aot": ["libtpu==0.0.42.*; sys_platform == 'linux' and platform_machine == 'x86_64'"],
