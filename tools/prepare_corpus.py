@@ -1,6 +1,9 @@
-"""Builds a corpus into ArrayRecord and prints its report: python tools/prepare_corpus.py SPEC --data_dir=DIR.
+"""Builds a corpus into ArrayRecord and prints its report:
 
-SPEC: m5ser_mini, or speech_folder:DIR for a folder of recordings with a manifest.jsonl.
+    python tools/prepare_corpus.py NAME --source=DIR_OR_GS --data_dir=DIR_OR_GS
+
+NAME: a public corpus (`python -m mser_jax.corpora` lists them), whose original download, a folder or an archive, is the
+source; or, without a source, m5ser_mini, or speech_folder:DIR for a folder of recordings with a manifest.jsonl.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from mser_jax.corpora import emotions, registry
 def main() -> int:
     """Builds (or finds) the corpus; 0 when it is there, 1 with the reason on stderr when not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", metavar="SPEC")
+    parser.add_argument("spec", metavar="NAME")
+    parser.add_argument("--source", default="", help="the original download: a folder or an archive, also gs://")
     parser.add_argument("--data_dir", default="", help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets")
     args = parser.parse_args()
     try:
-        corpus = registry.corpus_builder(args.spec, args.data_dir)
+        corpus = registry.corpus_builder(args.spec, args.data_dir, args.source)
         found = corpus.is_complete()
         corpus.prepare()
     except (ValueError, OSError, RuntimeError) as error:
@@ -44,12 +48,20 @@ def describe(report: dict[str, Any]) -> list[str]:
         "",
         f"merges (a different state folded into an emotion): {report['merges'] or 'none'}",
         f"labels that fit no canonical emotion: {report['unlabelled'] or 'none'}",
+        f"known defects corrected: {report['corrections'] or 'none'}",
+        f"left out on purpose: {report['left_out_on_purpose'] or 'none'}",
         f"skipped: {report['skipped_by_reason'] or 'none'}",
     ]
     lines += [f"  {item['path']}: {item['reason']}, {item['detail']}" for item in report["skipped_items"][:20]]
     if report["skipped"] > 20:
         lines.append(f"  … all {report['skipped']} are in report.json")
-    return lines
+    return lines + _folds(report)
+
+
+def _folds(report: dict[str, Any]) -> list[str]:
+    heads = ("scheme", "fold", "train", "validation", "test", "speakers_in_both")
+    rows = [[str(row[head]) for head in heads] for row in report["folds"]]
+    return ["", *("".join(f"{cell.replace('_', ' '):>18}" for cell in row) for row in (heads, *rows))] if rows else []
 
 
 def _table(report: dict[str, Any]) -> list[str]:

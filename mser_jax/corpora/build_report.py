@@ -22,6 +22,9 @@ class BuildReport:
     built: int = 0
     bytes: int = 0  # serialized records
     skipped_items: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    left_out: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # on purpose
+    corrections: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    folds: list[dict[str, int | str]] = dataclasses.field(default_factory=list)  # of folds.summary
     merges: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     unlabelled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     resampled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -35,13 +38,20 @@ class BuildReport:
         """Number of items left out."""
         return len(self.skipped_items)
 
-    def skip(self, name: str, bad: audio_check.BadAudio) -> None:
-        """Counts an item that is left out."""
-        self.skipped_items.append({"path": name, "reason": str(bad.reason), "detail": bad.detail})
+    def leave_out(self, name: str, reason: str, detail: str, *, on_purpose: bool = False) -> None:
+        """Counts an item that is left out; lists it where nobody meant that."""
+        if on_purpose:
+            self.left_out[reason] += 1
+        else:
+            self.skipped_items.append({"path": name, "reason": reason, "detail": detail})
 
-    def add(self, utterance: record.Utterance, merge: str | None, info: audio_check.AudioInfo) -> None:
+    def add(
+        self, utterance: record.Utterance, merge: str | None, info: audio_check.AudioInfo, correction: str = ""
+    ) -> None:
         """Counts an item that was written."""
         self.built += 1
+        if correction:
+            self.corrections[correction] += 1
         key = (utterance.corpus, utterance.language, utterance.emotion)
         self.utterances[key] += 1
         self.seconds[key] += utterance.duration_s
@@ -76,6 +86,9 @@ class BuildReport:
             "skipped": self.skipped,
             "skipped_by_reason": {reason: len(items) for reason, items in self._by_reason().items()},
             "skipped_items": self.skipped_items,
+            "left_out_on_purpose": _sorted(self.left_out),
+            "corrections": _sorted(self.corrections),
+            "folds": self.folds,
             "speakers": len(self.speakers - {""}),
             "merges": _sorted(self.merges),
             "unlabelled": _sorted(self.unlabelled),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import collections
+import contextlib
 import dataclasses
 import math
 import os
@@ -22,7 +23,7 @@ from etils import epath
 from tqdm import tqdm
 
 from mser_jax import storage
-from mser_jax.corpora import acoustics, audio_check, emotions, record, shard_cache
+from mser_jax.corpora import acoustics, audio_check, emotions, folds, record, shard_cache
 from mser_jax.corpora.build_lock import build_lock, temporary_folder
 from mser_jax.corpora.build_report import BuildReport
 from mser_jax.corpora.shards import SPLIT, ShardWriter
@@ -45,6 +46,8 @@ class RawUtterance:
     speaker: `corpus` is put in front where it is not yet.
     emotion: None looks `emotion_native` up in emotions.py; give a canonical name or "" to decide it here.
     origin: what the report calls the item when it is skipped; the path or the id by default.
+    correction: the known defect that was put right in this item, as "wrong → right" or in words; counted by name.
+    emobox_fold: EmoBox's fold in which it is tested, from 1; 0 = none (see folds.py). Only in the index.
     """
 
     id: str
@@ -67,11 +70,27 @@ class RawUtterance:
     split: str = ""
     license: str = ""
     origin: str = ""
+    correction: str = ""
+    emobox_fold: int = 0
 
     @property
     def name(self) -> str:
         """What messages call this item."""
         return self.origin or (os.fspath(self.audio) if isinstance(self.audio, os.PathLike) else self.id)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """An item of the source that gives no utterance.
+
+    on_purpose: counted by reason and no fault of the source (other material that is shipped along); else it is listed
+    as skipped, and too many of those stop the build.
+    """
+
+    name: str
+    reason: str
+    detail: str = ""
+    on_purpose: bool = False
 
 
 class TooManySkippedError(RuntimeError):
@@ -115,8 +134,12 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         return cls(data_dir=data_dir or None)
 
     @abc.abstractmethod
-    def raw_utterances(self) -> Iterable[RawUtterance]:
+    def raw_utterances(self) -> Iterable[RawUtterance | LeftOut]:
         """Yields every item of the corpus, in a fixed order."""
+
+    def opened(self) -> contextlib.AbstractContextManager[Any]:
+        """Entered before `raw_utterances` is called, left when the last item has been read."""
+        return contextlib.nullcontext()
 
     def expected_count(self) -> int:
         """Number of items to come, 0 when unknown (progress then shows no time left)."""
@@ -131,6 +154,10 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
     def index_path(self) -> epath.Path:
         """index.parquet: a row a record, in the order of the data source."""
         return self.data_path / INDEX_FILE
+
+    def index(self) -> pa.Table:
+        """The rows of index.parquet: all Utterance fields but audio, `emobox_fold`, and ACOUSTIC_COLUMNS."""
+        return pa.parquet.read_table(pa.BufferReader(self.index_path.read_bytes()), pre_buffer=False)
 
     @property
     def report_path(self) -> epath.Path:
@@ -232,10 +259,11 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             raise ValueError(f"corpus {self.info.full_name}: no utterance at all, so nothing to train on")
         self.info.set_splits(tfds.core.splits.SplitDict([writer.split_info()]))
         self.info.write_to_directory(folder)
-        buffer = pa.BufferOutputStream()
-        pa.parquet.write_table(index_table(rows), buffer)
+        table, buffer = index_table(rows), pa.BufferOutputStream()
+        pa.parquet.write_table(table, buffer)
         (folder / INDEX_FILE).write_bytes(buffer.getvalue().to_pybytes())
         report.bytes = writer.bytes
+        report.folds = folds.summary({name: table[name].to_pylist() for name in ("speaker", "split", "emobox_fold")})
         (folder / REPORT_FILE).write_text(report.to_json())
 
     def _utterances(self, report: BuildReport) -> Iterator[tuple[record.Utterance, dict[str, Any]]]:
@@ -248,22 +276,31 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             unit="utt",
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
-        with bar:
+        with bar, self.opened():
             for raw, outcome in _convert_in_order(self.raw_utterances()):
                 bar.update()
+                if isinstance(raw, LeftOut):
+                    report.leave_out(raw.name, raw.reason, raw.detail, on_purpose=raw.on_purpose)
+                    if self._is_hopeless(report, expected):
+                        break
+                    continue
                 if raw.id in seen:
                     raise ValueError(f"corpus {self.name}: id {raw.id!r} comes twice ({raw.name}); ids must be unique")
                 seen.add(raw.id)
                 if isinstance(outcome, audio_check.BadAudio):
-                    report.skip(raw.name, outcome)
-                    if expected and report.skipped > self.MAX_SKIPPED * expected:
-                        break  # no need to read the rest
+                    report.leave_out(raw.name, str(outcome.reason), outcome.detail)
+                    if self._is_hopeless(report, expected):
+                        break
                     continue
                 utterance, merge = _describe(raw, outcome)
-                report.add(utterance, merge, outcome.info)
-                yield utterance, _index_row(utterance, outcome)
+                report.add(utterance, merge, outcome.info, raw.correction)
+                yield utterance, _index_row(utterance, outcome) | {"emobox_fold": raw.emobox_fold}
         if report.skipped > self.MAX_SKIPPED * (report.built + report.skipped):
             raise TooManySkippedError(report.explain_skipped(self.MAX_SKIPPED))
+
+    def _is_hopeless(self, report: BuildReport, expected: int) -> bool:
+        """Whether there is no need to read the rest."""
+        return bool(expected) and report.skipped > self.MAX_SKIPPED * max(expected, report.built)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +312,9 @@ class _Converted:
     loudness_db: float
 
 
-def _convert(raw: RawUtterance) -> _Converted | audio_check.BadAudio:
+def _convert(raw: RawUtterance | LeftOut) -> _Converted | audio_check.BadAudio | None:
+    if isinstance(raw, LeftOut):
+        return None
     try:
         waveform, info = audio_check.load(raw.audio, raw.sampling_rate)
     except audio_check.BadAudio as bad:
@@ -291,11 +330,11 @@ def _convert(raw: RawUtterance) -> _Converted | audio_check.BadAudio:
 
 
 def _convert_in_order(
-    raw_utterances: Iterable[RawUtterance],
-) -> Iterator[tuple[RawUtterance, _Converted | audio_check.BadAudio]]:
-    """`_convert` over all items in threads, results in the order of the items."""
+    raw_utterances: Iterable[RawUtterance | LeftOut],
+) -> Iterator[tuple[RawUtterance | LeftOut, _Converted | audio_check.BadAudio | None]]:
+    """`_convert` over all items in threads, results in the order of the items; None of a LeftOut."""
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    waiting: collections.deque[tuple[RawUtterance, futures.Future]] = collections.deque()
+    waiting: collections.deque[tuple[RawUtterance | LeftOut, futures.Future]] = collections.deque()
     pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="corpus")
     try:
         for raw in raw_utterances:
@@ -344,5 +383,5 @@ def index_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Index rows as a table: string, int32 and float32 columns in schema order (the types of the records)."""
     kinds = {"str": pa.string(), "int": pa.int32(), "float": pa.float32()}
     fields = [(f.name, kinds[str(f.type)]) for f in dataclasses.fields(record.Utterance) if f.name != "audio"]
-    schema = pa.schema(fields + [(name, pa.float32()) for name in ACOUSTIC_COLUMNS])
+    schema = pa.schema([*fields, ("emobox_fold", pa.int32()), *((name, pa.float32()) for name in ACOUSTIC_COLUMNS)])
     return pa.Table.from_pylist(rows, schema=schema)

@@ -9,12 +9,14 @@ import math
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
-# Imported when first used: `corpora` does not depend on what makes a corpus.
+from mser_jax.corpora import public
+
+# Imported when first used: `corpora` does not depend on what makes a corpus. A public corpus is a module of its name.
 BUILDERS = {
     "m5ser_mini": "mser_jax.m5ser.mini:M5serMini",
     "speech_folder": "mser_jax.corpora.speech_folder:SpeechFolder",
+    **{name: f"{public.__name__}.{name}:" for name in public.NAMES},
 }
 
 
@@ -40,17 +42,19 @@ def open_corpus(spec: str, data_dir: str = "") -> PreparedCorpus:
     """Opens a corpus, and builds it first where it is not on disk yet (progress on stderr).
 
     Args:
-      spec: a name of BUILDERS, with ":argument" where it takes one: "m5ser_mini", "speech_folder:DIR".
+      spec: a name of BUILDERS, with ":argument" where it takes one: "m5ser_mini", "speech_folder:DIR", or
+        "ravdess:speaker-1" for another split of a public corpus (folds.py).
       data_dir: where records are kept; "" = TFDS's default ($TFDS_DATA_DIR, else ~/tensorflow_datasets).
 
     Raises:
       ValueError: unknown name (nearest valid one and all of them named), or a wrong argument.
-      FileNotFoundError, TooManySkippedError, RuntimeError: as the builder says.
+      FileNotFoundError, TooManySkippedError, RuntimeError: as the builder says; a public corpus is not built here but
+        by tools/prepare_corpus.py, and the first of them says how.
     """
     corpus = corpus_builder(spec, data_dir)
     corpus.prepare()
     source = corpus.data_source()
-    index = pa.parquet.read_table(pa.BufferReader(corpus.index_path.read_bytes()), pre_buffer=False)
+    index = corpus.index()
     if len(source) != len(index):
         raise RuntimeError(
             f"{corpus.data_dir}: {len(source)} records but {len(index)} rows in the index. Delete the folder"
@@ -59,11 +63,28 @@ def open_corpus(spec: str, data_dir: str = "") -> PreparedCorpus:
     return PreparedCorpus(corpus.short_name, spec, str(corpus.data_dir), index, source)
 
 
-def corpus_builder(spec: str, data_dir: str = "") -> Any:
-    """The CorpusBuilder of a spec, nothing built yet. Errors as in `open_corpus`."""
+def corpus_builder(spec: str, data_dir: str = "", source: str = "") -> Any:
+    """The CorpusBuilder of a spec, nothing built yet. Errors as in `open_corpus`.
+
+    source: the original download of a public corpus (public_corpus.py), which building needs.
+    """
     name, _, argument = spec.partition(":")
-    module, _, attribute = _import_path(name).partition(":")
-    return getattr(importlib.import_module(module), attribute).from_argument(argument, data_dir)
+    builder_class = corpus_class(name)
+    if source and name not in public.NAMES:
+        raise ValueError(f"corpus {name!r} takes no source, got {source!r}: it is made by this program or is a folder")
+    return builder_class.from_argument(argument, data_dir, **({"source": source} if source else {}))
+
+
+def corpus_class(name: str) -> Any:
+    """The CorpusBuilder subclass of a name of BUILDERS. ValueError: unknown name."""
+    module_name, _, attribute = _import_path(name).partition(":")
+    module = importlib.import_module(module_name)
+    if attribute:
+        return getattr(module, attribute)
+    return next(
+        value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module_name
+        and getattr(value, "name", "") == name
+    )  # fmt: skip
 
 
 def parse_specs(specs: str) -> list[tuple[str, float]]:
@@ -82,7 +103,7 @@ def parse_specs(specs: str) -> list[tuple[str, float]]:
             raise ValueError(f"corpora {specs!r}: {spec!r} is given twice; give it once with a weight, as {spec}@2")
         parsed.append((spec, weight))
     if not parsed:
-        raise ValueError(f"corpora {specs!r}: expected at least one of {', '.join(sorted(BUILDERS))}")
+        raise ValueError(f"corpora {specs!r}: expected at least one; `python -m mser_jax.corpora` lists them")
     return parsed
 
 
@@ -106,5 +127,7 @@ def _import_path(name: str) -> str:
         return BUILDERS[name]
     near = difflib.get_close_matches(name, BUILDERS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    known = ", ".join(sorted(BUILDERS))
-    raise ValueError(f"unknown corpus {name!r}.{hint} Known: {known} (your recordings: speech_folder:DIR)")
+    raise ValueError(
+        f"unknown corpus {name!r}.{hint} `python -m mser_jax.corpora` lists all {len(BUILDERS)}; your own recordings"
+        " are speech_folder:DIR"
+    )

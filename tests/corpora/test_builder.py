@@ -50,7 +50,7 @@ def test_records_and_index_agree_and_keep_the_order(tmp_path, mixed):
     assert [u.id for u in got] == [raw.id for raw in mixed if raw.id not in ("u98", "u99")]
     index = builder.pa.parquet.read_table(built.index_path)
     names = [f.name for f in dataclasses.fields(record.Utterance) if f.name != "audio"]
-    assert index.column_names == [*names, *builder.ACOUSTIC_COLUMNS]
+    assert index.column_names == [*names, "emobox_fold", *builder.ACOUSTIC_COLUMNS]
     for row, utterance in zip(index.to_pylist(), got, strict=True):
         for name in names:
             np.testing.assert_equal(row[name], getattr(utterance, name), err_msg=name)

@@ -1,4 +1,3 @@
-import importlib
 import json
 import subprocess
 import sys
@@ -22,12 +21,12 @@ def test_parse_specs():
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ("", "expected at least one of m5ser_mini, speech_folder"),
+        ("", "expected at least one"),
         (
             "m5ser-mini",
-            r"unknown corpus 'm5ser-mini'. Did you mean 'm5ser_mini'\? Known: m5ser_mini, speech_folder",
+            r"unknown corpus 'm5ser-mini'. Did you mean 'm5ser_mini'\? .*mser_jax.corpora.*speech_folder:DIR",
         ),
-        ("m5ser_mini,iemocap", "unknown corpus 'iemocap'"),
+        ("m5ser_mini,iemocamp", "unknown corpus 'iemocamp'"),
         ("m5ser_mini@two", "weight 'two' is not a number"),
         ("m5ser_mini@0", "must be a positive number"),
         ("m5ser_mini@-1", "must be a positive number"),
@@ -41,9 +40,8 @@ def test_specs_that_cannot_be(specs, message):
 
 
 def test_every_entry_leads_to_a_builder_of_that_name():
-    for name, path in registry.BUILDERS.items():
-        module, _, attribute = path.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
+    for name in registry.BUILDERS:
+        found = registry.corpus_class(name)
         assert issubclass(found, builder.CorpusBuilder)
         assert found.name == name
 

@@ -1,0 +1,149 @@
+"""The original download of a corpus, as its owners ship it: a folder, an archive, or a folder of archives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from etils import epath
+
+from mser_jax import storage
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# Nothing in the standard library reads these.
+OTHER_ARCHIVES = (".rar", ".7z")
+# What Mac's and Windows' file managers leave in folders and archives.
+_LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db")
+
+
+@contextlib.contextmanager
+def opened(source: epath.PathLike, scratch: epath.PathLike, *, nested: bool = True) -> Iterator[epath.Path]:
+    """The folder with the files of `source`; archives are unpacked below `scratch` and removed at the end.
+
+    Args:
+      source: a folder or an archive of ARCHIVES, local or `gs://`.
+      scratch: a local folder (made if missing) with room for what is unpacked.
+      nested: also unpack archives that lie in a folder (owners often ship a folder of zips): then files are read from
+        links to `source` and what was unpacked stands in a folder named like its archive, without the ending.
+
+    Raises:
+      FileNotFoundError: no such source.
+      ValueError: an archive of a kind that Python cannot read, or one that is damaged (named).
+      OSError: no room to unpack.
+    """
+    path = epath.Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"source {os.fspath(source)!r}: no such folder or archive. Give the original download")
+    if path.is_dir() and not (nested and _archives(path)):
+        yield path
+        return
+    Path(scratch).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unpacked.", dir=scratch) as folder:
+        if path.is_dir():
+            _link(path, Path(folder))
+        else:
+            unpack(path, Path(folder))
+        while nested and (found := _archives(epath.Path(folder))):
+            for archive in found:
+                unpack(archive, Path(_stem(archive)))
+                archive.unlink()
+        yield epath.Path(folder)
+
+
+def files(folder: epath.Path, suffixes: Sequence[str]) -> list[epath.Path]:
+    """All files below `folder` that end in one of `suffixes` (any case), in the order of their relative paths."""
+    found = []
+    # Names are the same in any order of the file system; parts are compared, as "a/b" should come before "a-b".
+    for path in walk(folder):
+        if path.name.lower().endswith(tuple(suffixes)):
+            found.append((path.relative_to(folder).parts, path))
+    return [path for _, path in sorted(found, key=lambda pair: pair[0])]
+
+
+def walk(folder: epath.Path) -> Iterator[epath.Path]:
+    """Every file below `folder`, following links, without what file managers leave behind."""
+    if storage.is_remote(folder):
+        names = storage.file_system(folder).find(os.fspath(folder))
+        paths = [epath.Path(f"gs://{name}") for name in names]
+    else:
+        paths = [
+            epath.Path(parent) / name
+            for parent, _, names in os.walk(os.fspath(folder), followlinks=True)
+            for name in names
+        ]
+    for path in paths:
+        parts = path.relative_to(folder).parts
+        if not (path.name.startswith("._") or set(parts) & set(_LITTER)):
+            yield path
+
+
+def unpack(archive: epath.Path, folder: Path) -> None:
+    """Unpacks one archive into `folder`; a member that would land outside is refused.
+
+    Raises:
+      ValueError: not an archive Python reads, or damaged.
+      OSError: no room for it.
+    """
+    name = os.fspath(archive)
+    if name.lower().endswith(OTHER_ARCHIVES):
+        raise ValueError(f"{name}: unpack it yourself (bsdtar -xf, 7z x or unrar x) and give the folder as the source")
+    if not name.lower().endswith(ARCHIVES):
+        raise ValueError(f"{name}: expected a folder or an archive ({', '.join(ARCHIVES)})")
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"unpacking {name}", file=sys.stderr, flush=True)
+    try:
+        with _local(archive) as path:
+            if name.lower().endswith(".zip"):
+                with zipfile.ZipFile(path) as file:
+                    _room(folder, sum(member.file_size for member in file.infolist()), name)
+                    file.extractall(folder)
+            else:
+                with tarfile.open(path) as file:
+                    file.extractall(folder, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{name}: damaged archive ({error}). Download it again") from error
+
+
+@contextlib.contextmanager
+def _local(path: epath.Path) -> Iterator[str]:
+    if not storage.is_remote(path):
+        yield os.fspath(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        storage.file_system(path).get_file(os.fspath(path), os.fspath(copy))
+        yield os.fspath(copy)
+
+
+def _room(folder: Path, needed: int, name: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"{name}: needs {needed / 2**30:.1f} GiB unpacked, {free / 2**30:.1f} GiB are free at {folder}")
+
+
+def _archives(folder: epath.Path) -> list[epath.Path]:
+    return files(folder, ARCHIVES)
+
+
+def _stem(archive: epath.Path) -> str:
+    name = os.fspath(archive)
+    ending = max((ending for ending in ARCHIVES if name.lower().endswith(ending)), key=len)
+    return name[: -len(ending)]
+
+
+def _link(source: epath.Path, folder: Path) -> None:
+    """A tree of links to the files of `source`: archives can be replaced in it by what they hold."""
+    for path in walk(source):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if storage.is_remote(path):
+            storage.file_system(path).get_file(os.fspath(path), os.fspath(target))
+        else:
+            target.symlink_to(Path(path).absolute())
