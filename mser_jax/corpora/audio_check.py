@@ -13,6 +13,8 @@ import soundfile
 import soxr
 from etils import epath
 
+from mser_jax.corpora import ffmpeg
+
 SAMPLING_RATE = 16_000  # Hz, of everything stored
 MIN_RATE, MAX_RATE = 8_000, 96_000  # Hz accepted
 MIN_SECONDS = 0.1
@@ -32,6 +34,7 @@ class Reason(enum.StrEnum):
     EMPTY = "empty"
     UNREADABLE = "unreadable"
     TRUNCATED = "truncated"
+    NO_AUDIO = "no_audio"
     NOT_FINITE = "not_finite"
     SILENT = "silent"
     TOO_SHORT = "too_short"
@@ -61,7 +64,8 @@ def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) 
     """Reads, checks and converts one recording.
 
     Channels are averaged and other rates resampled by soxr VHQ; 16 kHz mono 16-bit samples pass unchanged.
-    The level is changed only where 16 bits would clip. Nothing is cut: lengths are the pipeline's matter.
+    The level is changed only where 16 bits would clip. Nothing is cut: lengths are the pipeline's matter. Of video and
+    other containers that libsndfile does not read, the first audio track is decoded by ffmpeg.
 
     Args:
       audio: path (any file system etils.epath reads), encoded bytes, or samples [time] or [time, channels],
@@ -72,13 +76,17 @@ def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) 
       (waveform int16 [time] at 16 kHz, info).
 
     Raises:
-      BadAudio: missing, empty, unreadable (no or a broken audio format), truncated by more than 1 %, NaN or
-        infinite samples, peak below −60 dBFS, shorter than 0.1 s, or a rate outside 8–96 kHz.
+      BadAudio: missing, empty, unreadable (no or a broken audio format), truncated by more than 1 %, video without
+        sound, NaN or infinite samples, peak below −60 dBFS, shorter than 0.1 s, or a rate outside 8–96 kHz.
+      MissingFfmpegError: the file needs ffmpeg, and there is none; names the file.
     """
     if isinstance(audio, np.ndarray):
         samples, rate = audio.reshape(len(audio), -1), int(sampling_rate)
     else:
-        samples, rate = _decode(audio if isinstance(audio, bytes) else _read(audio))
+        encoded = audio if isinstance(audio, bytes) else _read(audio)
+        if ffmpeg.is_container(encoded):
+            encoded = _unpack(encoded, "bytes" if isinstance(audio, bytes) else os.fspath(audio))
+        samples, rate = _decode(encoded)
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadAudio(Reason.SAMPLING_RATE, f"{rate} Hz, expected {MIN_RATE}–{MAX_RATE} Hz")
     if not samples.size:
@@ -104,6 +112,20 @@ def _read(path: os.PathLike | str) -> bytes:
     except FileNotFoundError as error:
         raise BadAudio(Reason.MISSING, "no such file") from error
     except OSError as error:
+        raise BadAudio(Reason.UNREADABLE, str(error)) from error
+
+
+def _unpack(encoded: bytes, name: str) -> bytes:
+    """The audio track of a container, as WAV."""
+    try:
+        return ffmpeg.to_wav(encoded)
+    except ffmpeg.MissingFfmpegError as error:
+        raise ffmpeg.MissingFfmpegError(f"{name}: {error}") from error
+    except ffmpeg.NoAudioError as error:
+        raise BadAudio(Reason.NO_AUDIO, str(error)) from error
+    except ffmpeg.CutOffError as error:
+        raise BadAudio(Reason.TRUNCATED, str(error)) from error
+    except ffmpeg.DecodingError as error:
         raise BadAudio(Reason.UNREADABLE, str(error)) from error
 
 
