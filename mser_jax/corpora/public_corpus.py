@@ -23,6 +23,7 @@ from mser_jax.corpora import source as source_lib
 from mser_jax.corpora.builder import CorpusBuilder, LeftOut, RawUtterance
 
 NAME_REASON = "name"
+MISSING_REASON = "missing"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,9 @@ class PublicCorpus(CorpusBuilder):
     EMOBOX_SPEAKERS: "whom EmoBox tests on in fold 1", "in fold 2", …, blanks between speakers, where its folds go by
       speaker; other folds are lists of files, read from a copy of EmoBox.
     A path that neither fits is left out with reason "name", and stops the build where there are more than MAX_SKIPPED.
+
+    Where labels come as a table, `read_labels` reads it, by whatever key `utterance` takes them out of `labels` (pop);
+    what is in the table and not among the files is listed as missing.
     """
 
     FACTS: ClassVar[Facts]
@@ -136,6 +140,7 @@ class PublicCorpus(CorpusBuilder):
     def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
         """Every utterance below `folder`, in the order of the paths. Corpora that come as tables override this."""
         seen: set[str] = set()
+        self.labels = self.read_labels(folder)
         for path in source_lib.files(folder, self.SUFFIXES):
             relative = path.relative_to(folder).as_posix()
             if reason := self._ignored(relative):
@@ -150,10 +155,20 @@ class PublicCorpus(CorpusBuilder):
             else:
                 seen.add(match[0])
                 raw = self.utterance(match)
+                if isinstance(raw, LeftOut):
+                    yield dataclasses.replace(raw, name=relative)
+                    continue
                 yield dataclasses.replace(raw, audio=path, correction=raw.correction or correction, origin=relative)
+        for name in self.labels:
+            yield LeftOut(str(name), MISSING_REASON, "there is a label for it but no such file")
 
-    def utterance(self, match: re.Match[str]) -> RawUtterance:
-        """What GRAMMAR's match says of an utterance, through `raw`; `audio` is filled in by `read`."""
+    def read_labels(self, folder: epath.Path) -> dict[str, Any]:
+        """The corpus's own tables, if any; see source.find and source.rows."""
+        del folder
+        return {}
+
+    def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
+        """What GRAMMAR's match says of an utterance, through `raw`; `audio` and a LeftOut's name come from `read`."""
         raise NotImplementedError(f"{type(self).__name__}: either utterance(match) or read(folder) must be there")
 
     def raw(self, match: re.Match[str] | None = None, **fields: Any) -> RawUtterance:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import shutil
 import sys
@@ -82,6 +84,23 @@ def walk(folder: epath.Path) -> Iterator[epath.Path]:
         parts = path.relative_to(folder).parts
         if not (path.name.startswith("._") or set(parts) & set(_LITTER)):
             yield path
+
+
+def find(folder: epath.Path, ending: str) -> epath.Path:
+    """The first file below `folder` whose path ends in `ending` (whole parts: "Labels/a.csv").
+
+    Raises:
+      FileNotFoundError: none does.
+    """
+    found = sorted(path for path in walk(folder) if os.fspath(path).endswith(f"/{ending}"))
+    if not found:
+        raise FileNotFoundError(f"{folder}: no {ending} in it, and without it nothing is known of the recordings")
+    return found[0]
+
+
+def rows(path: epath.Path, delimiter: str = ",") -> list[dict[str, str]]:
+    """The lines of a table (UTF-8, first line the names of the columns)."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), delimiter=delimiter))
 
 
 def unpack(archive: epath.Path, folder: Path) -> None:
