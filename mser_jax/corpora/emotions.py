@@ -137,7 +137,7 @@ MERGES: dict[str, dict[str, str]] = {
         "cold anger": "cold anger",
     },
     "fear": {"panic": "panic", "terror": "terror, terrified"},
-    "happy": {"excited": "excited, excitement, exc", "elation": "elation, elated"},
+    "happy": {"excited": "excited, excitement, exc", "elation": "elation, elated", "positive": "positive"},
     "neutral": {"calm": "calm, calmness, 平静"},
     "surprise": {"pleasant surprise": "pleasant surprise, pleasant surprised, ps"},
 }

@@ -6,11 +6,13 @@ table, and what is special.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +26,8 @@ from mser_jax.corpora.builder import CorpusBuilder, LeftOut, RawUtterance
 
 NAME_REASON = "name"
 MISSING_REASON = "missing"
+# What `utterance` returns for a recording that the corpus's table does not have.
+UNLABELLED = LeftOut("", "no label", on_purpose=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,6 +196,11 @@ class PublicCorpus(CorpusBuilder):
             if match := self.GRAMMAR.fullmatch(corrected):
                 return match, f"{tail} → {corrected}" if corrected != tail else ""
         return None, ""
+
+
+def votes(labels: Iterable[str] | Mapping[str, float]) -> str:
+    """What raters said, one by one or with weights, as the field `votes` has it: JSON, label -> votes, most first."""
+    return json.dumps(dict(collections.Counter(labels).most_common()), ensure_ascii=False)
 
 
 def _tails(relative: str) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
-import io
 import os
 import shutil
 import sys
@@ -98,9 +98,24 @@ def find(folder: epath.Path, ending: str) -> epath.Path:
     return found[0]
 
 
-def rows(path: epath.Path, delimiter: str = ",") -> list[dict[str, str]]:
-    """The lines of a table (UTF-8, first line the names of the columns)."""
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), delimiter=delimiter))
+def rows(path: epath.Path, delimiter: str = ",") -> Iterator[dict[str, str]]:
+    """The lines of a table, one by one: UTF-8, the first line names the columns, no quotes between tabs."""
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    with path.open("r", encoding="utf-8-sig") as file:
+        yield from csv.DictReader(file, delimiter=delimiter, quoting=quoting)
+
+
+def text(path: epath.Path, *encodings: str) -> str:
+    """A text file that does not say how it is encoded: UTF-16 where it begins with that byte order mark, else the first
+    of UTF-8, `encodings` and Latin-1 in which it is valid.
+    """
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    for encoding in ("utf-8-sig", *encodings):
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    return data.decode("latin-1")
 
 
 def unpack(archive: epath.Path, folder: Path) -> None:
