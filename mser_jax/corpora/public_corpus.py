@@ -183,8 +183,9 @@ class PublicCorpus(CorpusBuilder):
         return RawUtterance(**{"audio": b"", **defaults, **fields})
 
     def emobox_fold(self, raw: RawUtterance) -> int:
-        """EmoBox's fold that tests this utterance, 0 = none known."""
-        return next((k for k, fold in enumerate(self.EMOBOX_SPEAKERS, start=1) if raw.speaker in fold.split()), 0)
+        """EmoBox's fold that tests this utterance (what the builder says, else by speaker), 0 = none known."""
+        by_speaker = (k for k, fold in enumerate(self.EMOBOX_SPEAKERS, start=1) if raw.speaker in fold.split())
+        return raw.emobox_fold or next(by_speaker, 0)
 
     def _ignored(self, relative: str) -> str:
         return next((why for pattern, why in self.IGNORED.items() if re.search(pattern, relative)), "")
