@@ -1,0 +1,26 @@
+"""ASVP-ESD with the sounds that are not speech; facts in asvp_esd.py."""
+
+import dataclasses
+
+import tensorflow_datasets as tfds
+
+from mser_jax.corpora.public.asvp_esd import NO_LANGUAGE, AsvpEsd
+
+
+class AsvpEsdAll(AsvpEsd):
+    """All 13,964 files, as EmoBox has them. What is not speech has the language "zxx", by which it can be left out.
+
+    It holds asvp_esd: take one of them, never both.
+    """
+
+    name = "asvp_esd_all"
+    VERSION = tfds.core.Version("1.0.0")
+    FACTS = dataclasses.replace(
+        AsvpEsd.FACTS,
+        title="Audio, Speech and Vision Processing Lab Emotional Sound database, speech and other sounds",
+        languages=(*AsvpEsd.FACTS.languages, NO_LANGUAGE),
+        utterances=13964,
+        hours=17.98,
+        speakers=131,
+    )
+    IGNORED = {}  # noqa: RUF012
