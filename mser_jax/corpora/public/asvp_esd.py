@@ -35,7 +35,7 @@ class AsvpEsd(PublicCorpus):
     """The speech alone (channel 01): who trains and tests on speech should not be scored on sobs and laughter. All of
     it, as EmoBox has it, is `asvp_esd_all`.
 
-    Files of .2 to 86 s. One has the emotion 17, which no table explains: it stays unlabelled.
+    Of .3 to 34 s. One has the emotion 17, which no table explains: it stays unlabelled.
     """
 
     name = "asvp_esd"

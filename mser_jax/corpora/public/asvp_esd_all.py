@@ -8,7 +8,7 @@ from mser_jax.corpora.public.asvp_esd import NO_LANGUAGE, AsvpEsd
 
 
 class AsvpEsdAll(AsvpEsd):
-    """All 13,964 files, as EmoBox has them. What is not speech has the language "zxx", by which it can be left out.
+    """All 13,964 files of .14 to 86 s, as EmoBox has them. What is not speech has the language "zxx", by which it can be left out.
 
     It holds asvp_esd: take one of them, never both.
     """

@@ -19,7 +19,7 @@ class Resd(PublicCorpus):
     edition).
 
     Who speaks is not published: `speaker` is the part in a dialogue ("32_h": happiness in number 32), and an actor may
-    play several. All fifty dialogues are in the official train and test.
+    play several. All fifty dialogues are in the official train and test, which EmoBox uses too.
     """
 
     name = "resd"
@@ -55,4 +55,5 @@ class Resd(PublicCorpus):
             emotion_native=row["emotion"],
             transcript=row.get("text") or "",
             split=row["split"],
+            emobox_fold=int(row["split"] == "test"),
         )
