@@ -8,9 +8,9 @@ from mser_jax.corpora.public.asvp_esd import NO_LANGUAGE, AsvpEsd
 
 
 class AsvpEsdAll(AsvpEsd):
-    """All 13,964 files of .14 to 86 s, as EmoBox has them. What is not speech has the language "zxx", by which it can be left out.
+    """All 13,964 files, .14 to 86 s, as EmoBox has them; asvp_esd is part of it, so take one of the two.
 
-    It holds asvp_esd: take one of them, never both.
+    What is not speech has the language "zxx", by which it can be left out.
     """
 
     name = "asvp_esd_all"
