@@ -25,6 +25,7 @@ TRUNCATION_TOLERANCE = 0.01  # share of the announced audio that may be missing 
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Recorders that write to a pipe announce these sizes: the length was not known, nothing is missing.
 _STREAMED_SIZE = 0x7FFF_0000
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class Reason(enum.StrEnum):
@@ -133,6 +134,8 @@ def _decode(encoded: bytes) -> tuple[np.ndarray, int]:
     """Samples [time, channels], int16 where the file holds just that and float32 otherwise, and the rate."""
     if not encoded:
         raise BadAudio(Reason.EMPTY, "0 bytes")
+    if encoded.startswith(_LFS_POINTER):
+        raise BadAudio(Reason.UNREADABLE, "a pointer of Git LFS and not the recording; run git lfs pull in the source")
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
             announced = file.frames
