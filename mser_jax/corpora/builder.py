@@ -40,7 +40,7 @@ MAX_THREADS = 3
 class RawUtterance:
     """One item as a corpus has it, before any check. Same fields and conventions as `record.Utterance`.
 
-    audio: a file (any format libsndfile reads), the bytes of one, or samples [time] or [time, channels] as
+    audio: a file (any format libsndfile or ffmpeg reads), the bytes of one, or samples [time] or [time, channels] as
       int16 or float in [-1, 1]; `sampling_rate` (Hz) is needed with samples and ignored otherwise.
     id: unique within the corpus, and the same in every build.
     speaker: `corpus` is put in front where it is not yet.
