@@ -29,9 +29,12 @@ def _set_networks(config: ConfigDict, size: str) -> None:
 
     # `init` is a directory in Hugging Face format or a hub id: its config.json has the sizes. Where it is empty the
     # tower is of `family` and `sizes` (the fields of the family's config class) and starts from scratch.
+    # `seen_by`: which model of mser_jax/corpora/seen_by.toml it is, or "none" (it saw no labels of emotion), where the
+    # name of `init` does not tell.
     config.speech_encoder = ConfigDict(
         {
             "init": "",
+            "seen_by": "",
             "family": "whisper",
             "sizes": {**shape(speech), "num_mels": 80, "conv_strides": conv_strides},
             "dropout": 0.0,
@@ -41,6 +44,7 @@ def _set_networks(config: ConfigDict, size: str) -> None:
     config.text_encoder = ConfigDict(
         {
             "init": "",
+            "seen_by": "",
             "family": "bert",
             # 384 rows: ByT5's 256 bytes, its special tokens and sentinels.
             "sizes": {**shape(text), "vocab_size": 384, "max_positions": 512},

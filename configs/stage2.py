@@ -39,6 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.llm = ConfigDict(
         {
             "init": "",
+            "seen_by": "",  # as in configs/stage1.py
             "family": "llm",
             "sizes": {
                 "num_layers": 2, "width": 128, "num_heads": 4, "num_kv_heads": 4, "head_dim": 32, "mlp_width": 384,

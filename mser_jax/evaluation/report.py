@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from mser_jax import storage
+from mser_jax.corpora import seen_by
 from mser_jax.evaluation.incongruence import format_table as format_incongruence
 from mser_jax.evaluation.metrics import FIGURES
 from mser_jax.evaluation.rows import ADAPTATIONS, PROTOCOLS, Row, macro, primary
@@ -66,6 +67,7 @@ def build(
     merges: Mapping[str, int],
     rows: Sequence[Row],
     pretrained: Mapping[str, str] | None = None,
+    pretrained_models: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
     incongruence: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -80,8 +82,10 @@ def build(
       trained_on: {"corpora": …, "languages": …} of the training mix.
       merges: what was folded into what, with counts: {"excited→happy": 12}.
       rows: of zero_shot.score or rows.make_rows.
-      pretrained: {tower: directory or hub id} of the weights that training started from. They have heard and read these
-        languages, without labels of emotion: `zero_shot` speaks of labelled emotion.
+      pretrained: {tower: directory or hub id} of the weights that training started from.
+      pretrained_models: {tower: {"model": its name in the registry of who has seen what, "with_labels": …,
+        "without_labels": …}}. `zero_shot` speaks of labelled emotion: rows were refused it by the former, and what was
+        heard without labels is written beside them.
       calibration: how the probabilities were calibrated, and what it did to the ECE.
       incongruence: figures of incongruence.incongruence.
     """
@@ -99,6 +103,7 @@ def build(
         "scoring": scoring,
         "trained_on": {key: sorted(set(trained_on.get(key, ()))) for key in ("corpora", "languages")},
         "pretrained": dict(pretrained or {}),
+        "pretrained_models": dict(pretrained_models or {}),
         "merges": {name: int(count) for name, count in sorted(merges.items())},
         "left_out": dict(sorted(left_out.items())),
         "rows": list(rows),
@@ -257,6 +262,11 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for why, names in reasons.items():
         yield f"not zero-shot: {', '.join(names)}: {why}"
+    for tower, found in results.get("pretrained_models", {}).items():
+        if found["model"] == seen_by.UNKNOWN:
+            yield f"{tower} starts from weights that are {seen_by.UNKNOWN}: what they saw is not known"
+        for fact in found.get("without_labels", ()):
+            yield f"{tower} is {found['model']}, which heard speech without labels of emotion: {fact['note']}"
     if answers := sum(row.get("unparseable", 0) for row in results["rows"] if row["adapt"] == "none"):
         yield f"answers that name no label, counted as wrong: {answers}"
     if calibration := results.get("calibration"):

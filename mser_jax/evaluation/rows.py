@@ -6,6 +6,7 @@ them end in probabilities over a label space.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -82,9 +83,9 @@ def _exposure(
         "training": trained_on,
         **{f"pretraining of {k}": v for k, v in (seen_by or {}).items()},
     }.items():
-        corpora = {name.casefold() for name in seen.get("corpora", ())}
+        corpora = {_plain(name) for name in seen.get("corpora", ())}
         languages = {primary(tag): tag for tag in seen.get("languages", ())}
-        if corpus.casefold() in corpora:
+        if _plain(corpus) in corpora:
             of_corpus.append(f"corpus {corpus} in {who}")
         if primary(language) and primary(language) in languages:
             of_language.append(f"language {languages[primary(language)]} in {who}")
@@ -93,6 +94,11 @@ def _exposure(
     if not primary(language):
         of_language.append("its language is unknown")
     return of_corpus, of_language
+
+
+def _plain(corpus: str) -> str:
+    """A corpus's name as it is compared: "CREMA-D", "crema_d" and "cremad" are one."""
+    return re.sub(r"[\W_]", "", corpus.casefold())
 
 
 def check_columns(columns: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:

@@ -85,8 +85,10 @@ class Finetuning(speech_stage.SpeechStage):
             text = question_maker(config, model.num_soft_tokens)
             text.check(parts["llm"].vocab_size)
         data = SpeechData(
-            config, parts["speech_encoder"], text, metadata, trained_before=self._stage1 and self._stage1.trained_on
-        )
+            config, parts["speech_encoder"], text, metadata,
+            trained_before=self._stage1 and self._stage1.trained_on,
+            models_before=self._stage1 and self._stage1.pretrained_models,
+        )  # fmt: skip
         super().__init__(config, parts, data, model)
         if metadata is None:
             self._check_features()

@@ -23,7 +23,7 @@ from mser_jax.corpora import emotions
 from mser_jax.data import device, sources
 from mser_jax.evaluation import calibration, metrics, plots, report, rows
 from mser_jax.evaluation import incongruence as incongruence_lib
-from mser_jax.stages import frozen_features, towers
+from mser_jax.stages import exposure, frozen_features, towers
 from mser_jax.stages.base import Params
 from mser_jax.stages.speech_data import SpeechData, names
 
@@ -151,6 +151,16 @@ class Evaluation:
         chosen = np.array(free)[np.linspace(0, len(free) - 1, count).round().astype(int)]
         return dataclasses.replace(whole, columns={name: values[chosen] for name, values in whole.columns.items()})
 
+    @property
+    def trained_on(self) -> Mapping[str, Sequence[str]]:
+        """Corpora and languages of the training mix."""
+        return self._data.metadata()["trained_on"]
+
+    @property
+    def seen_by(self) -> Mapping[str, Mapping[str, Any]]:
+        """What pretrained parts saw with labels of emotion, as rows.why_not_zero_shot takes it."""
+        return exposure.with_labels(self._data.pretrained_models)
+
     def references(self, table: sources.MixtureTable, kept: np.ndarray) -> np.ndarray:
         """Index in `labels` of the emotion of the rows `kept` of `table`; -1 outside."""
         ids = {label: i for i, label in enumerate(self.labels)}
@@ -159,7 +169,6 @@ class Evaluation:
     def calibrate(self, probabilities: np.ndarray, kept: np.ndarray) -> Calibration:
         """The temperature for probabilities [n, labels] of the rows `kept` [n] of `dev_table`."""
         table, references = self.dev_table, self.references(self.dev_table, kept)
-        trained = self._data.metadata()["trained_on"]
         pairs = set(zip(table["corpus"], table["language"], strict=True))
         facts = {
             "split": self._config.evaluate.dev_split,
@@ -167,7 +176,9 @@ class Evaluation:
             "speakers": len(set(table["speaker"][kept])),
             "languages": sorted(set(table["language"][kept])),
             # Seen in training, they are answered with more confidence than new ones; unseen, labels were looked at.
-            "protocols": sorted({rows.protocol(corpus, language, trained) for corpus, language in pairs}),
+            "protocols": sorted(
+                {rows.protocol(corpus, language, self.trained_on, self.seen_by) for corpus, language in pairs}
+            ),
         }
         return Calibration(calibration.fit_temperature(probabilities, references), facts)
 
@@ -182,7 +193,7 @@ class Evaluation:
         """
         return rows.make_rows(
             probabilities, self.columns(kept), self.labels, **adapted,
-            trained_on=self._data.metadata()["trained_on"], resamples=self._config.evaluate.bootstrap_samples,
+            trained_on=self.trained_on, seen_by=self.seen_by, resamples=self._config.evaluate.bootstrap_samples,
         )  # fmt: skip
 
     def results(
@@ -219,8 +230,9 @@ class Evaluation:
             written = {"temperature": calibrated.temperature, "dev": calibrated.facts, "ece": ece, **(facts or {})}
         return report.build(
             stage=self._config.stage, checkpoint=str(run), step=step, label_space=self.labels, scoring=scoring,
-            trained_on=self._data.metadata()["trained_on"], merges=self._merges(kept), rows=found,
-            pretrained=towers.initialised_from(self._config), calibration=written,
+            trained_on=self.trained_on, merges=self._merges(kept), rows=found, calibration=written,
+            pretrained=towers.initialised_from(self._config),
+            pretrained_models=exposure.describe(self._data.pretrained_models),
             incongruence=incongruence_lib.incongruence(
                 answers, of_voice["emotion"], words, of_voice["language"], self.labels
             ),
@@ -261,11 +273,18 @@ class Evaluation:
         return {when: (p[inside], references[inside]) for when, p in found.items()}
 
     def _merges(self, kept: np.ndarray) -> dict[str, int]:
-        """{"excited→happy": count} over the utterances whose label was folded into a canonical one."""
-        natives = collections.Counter(self.table["emotion_native"][kept].tolist())
+        """{"excited→happy": count} over the utterances whose label was folded into a canonical one.
+
+        Also by a corpus that decided it itself: its label stands for another state, or is no spelling of any.
+        """
+        pairs = collections.Counter(
+            zip(self.table["emotion_native"][kept].tolist(), self.table["emotion"][kept].tolist(), strict=True)
+        )
         counts: collections.Counter[str] = collections.Counter()
-        for native, count in natives.items():
-            merge = emotions.canonical(native)[1]
+        for (native, emotion), count in pairs.items():
+            canonical, merge = emotions.canonical(native)
+            if emotion != canonical and native and emotion:
+                merge = f"{native}→{emotion}"
             if merge:
                 counts[merge] += count
         return dict(counts)

@@ -122,7 +122,8 @@ class SimilarityEvaluator:
             scale / calibrated.temperature,
             columns,
             self._labels,
-            trained_on=self._data.metadata()["trained_on"],
+            trained_on=evaluation.trained_on,
+            seen_by=evaluation.seen_by,
             adapt=evaluation.adapt,
             resamples=self._config.evaluate.bootstrap_samples,
         )

@@ -18,6 +18,7 @@ from mser_jax.data import audio, device, mixture, pipeline, sources
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
 from mser_jax.parallel import sharding
+from mser_jax.stages import exposure
 from mser_jax.stages.frozen_features import FrozenFeatures
 
 
@@ -52,6 +53,7 @@ class SpeechData:
         metadata: Mapping[str, Any] | None = None,
         *,
         trained_before: Mapping[str, Sequence[str]] | None = None,
+        models_before: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -60,8 +62,10 @@ class SpeechData:
             text: makes the text of training batches.
             metadata: what `self.metadata()` returned when the checkpoint was written.
             trained_before: corpora and languages that the parameters heard before this run.
+            models_before: `pretrained_models` of the stage 1 run that the speech side starts from.
         """
         self._trained_before = trained_before or {"corpora": (), "languages": ()}
+        self._models_before = models_before
         self._config = config
         self._encoder = encoder
         self._metadata = metadata
@@ -141,12 +145,20 @@ class SpeechData:
             return batch["waveform"].shape[1]
         return {self._num_frames(n): n for n in self._class_samples()}[batch["states"].shape[1]]
 
+    @functools.cached_property
+    def pretrained_models(self) -> Mapping[str, str]:
+        """{section: what its pretrained model is called in the registry of who has seen what} (exposure.models)."""
+        known = (self._metadata or {}).get("pretrained_models")
+        return exposure.models(self._config, self._models_before) if known is None else known
+
     def metadata(self) -> dict[str, Any]:
-        """JSON: what was trained on, and the sizes of its vocabularies."""
+        """JSON: what was trained on, now and by the models that it started from, and the sizes of its vocabularies."""
+        before = {"pretrained_models": dict(self.pretrained_models)}
         if self._metadata is not None:
-            return {key: self._metadata[key] for key in ("trained_on", "num_classes")}
+            return {**{key: self._metadata[key] for key in ("trained_on", "num_classes")}, **before}
         vocabularies = self.table.vocabularies
         return {
+            **before,
             "trained_on": {
                 "corpora": sorted({*self.table["corpus"].tolist(), *self._trained_before["corpora"]}),
                 "languages": sorted({*vocabularies.languages, *self._trained_before["languages"]}),

@@ -19,6 +19,7 @@ from mser_jax.evaluation import zero_shot
 from mser_jax.models import lora
 from mser_jax.models.speech_reader import SpeechReader
 from mser_jax.parallel import sharding
+from mser_jax.stages import exposure
 from mser_jax.stages.alignment import Alignment
 from mser_jax.stages.base import Params
 
@@ -57,6 +58,12 @@ class Stage1Run:
     def trained_on(self) -> Mapping[str, list[str]]:
         """Corpora and languages that it heard."""
         return self._metadata["trained_on"]
+
+    @property
+    def pretrained_models(self) -> Mapping[str, str]:
+        """What its own towers started from (exposure.models)."""
+        known = self._metadata.get("pretrained_models")
+        return exposure.models(self._config) if known is None else known
 
     def load(self, config: ConfigDict, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
         """Its values of the leaves in `abstract` {path: shape, dtype, sharding}.
