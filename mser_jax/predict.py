@@ -2,7 +2,7 @@
 
 One JSON object a line on stdout, in the order of the files:
   {"file", "label", "probabilities": {label: p}, "seconds", "windows", "stage", "checkpoint"}
-wav, flac, mp3, ogg and whatever else libsndfile reads, at 8–96 kHz, any number of channels. A file that cannot be
+wav, flac, mp3, ogg, and with ffmpeg mp4, m4a, webm and more, at 8–96 kHz, any number of channels. A file that cannot be
 answered (missing, damaged, silent, shorter than 0.1 s, …) is told on stderr and makes the exit code 1; the others are
 answered all the same.
 
@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import evaluate, storage
 from mser_jax.checkpoint import CheckpointError
-from mser_jax.corpora import audio_check, emotions
+from mser_jax.corpora import audio_check, emotions, ffmpeg
 from mser_jax.data import audio, device, prompts
 from mser_jax.parallel import sharding
 from mser_jax.stages.base import Scorer
@@ -117,7 +117,7 @@ def answers(predictor: Predictor, files: Sequence[str]) -> Iterator[Recording | 
     for file in files:
         try:
             queue.append(predictor.add(file))
-        except audio_check.BadAudio as error:
+        except (audio_check.BadAudio, ffmpeg.MissingFfmpegError) as error:
             queue.append((file, str(error)))
         while queue and (isinstance(queue[0], tuple) or queue[0].answer is not None):
             yield queue.pop(0)

@@ -15,6 +15,7 @@ import soxr
 from mser_jax import config as config_lib
 from mser_jax import evaluate, predict, state, train
 from mser_jax.checkpoint import Checkpoints
+from mser_jax.corpora import ffmpeg
 from mser_jax.parallel import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -163,3 +164,18 @@ def test_batches_have_one_shape_a_class_and_answers_keep_their_order(tmp_path):
     assert [recording.file for recording in found] == files
     np.testing.assert_allclose([recording.answer[0] for recording in found], wanted, atol=1e-3)
     assert set(shapes) == {(16, 8_000), (16, 16_000)}
+
+
+def test_a_video_where_there_is_no_ffmpeg_is_named_and_the_others_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(ffmpeg.shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    (tmp_path / "a.webm").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(100))
+    soundfile.write(tmp_path / "b.wav", np.tile([0.5, -0.5], 4_000), 16_000)
+    config = config_lib.from_dict({"data": {"length_classes": (0.5, 1.0)}})
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    fake = types.SimpleNamespace(config=config, mesh=mesh, params={})
+    predictor = predict.Predictor(fake, lambda params, batch: np.full((len(batch["waveform"]), 2), 0.5))
+    with jax.set_mesh(mesh):
+        video, answered = predict.answers(predictor, [str(tmp_path / "a.webm"), str(tmp_path / "b.wav")])
+    assert video[0].endswith("a.webm") and "pip install imageio-ffmpeg" in video[1]
+    assert answered.answer.tolist() == [0.5, 0.5]
