@@ -15,7 +15,8 @@ from mser_jax.corpora import source as source_lib
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import UNLABELLED, Facts, PublicCorpus, votes
 
-_SPLITS = {"train": "train", "dev": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+# What the names of the tables in metadata/split begin with.
+_SPLITS = {"train": "train", "dev": "validation", "val": "validation", "test": "test"}
 
 
 class Emozionalmente(PublicCorpus):
@@ -53,8 +54,9 @@ class Emozionalmente(PublicCorpus):
             self._votes[row["file_name"]].append(row["emotion_recognized"])
         self._splits = {}
         for path in source_lib.files(folder, (".csv",)):
-            if path.parent.name == "split":
-                self._splits |= {row["file_name"]: _SPLITS[path.stem] for row in source_lib.rows(path)}
+            split = next((split for start, split in _SPLITS.items() if path.name.startswith(start)), "")
+            if path.parent.name == "split" and split:
+                self._splits |= {row["file_name"]: split for row in source_lib.rows(path)}
         return {row["file_name"]: row for row in samples}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:

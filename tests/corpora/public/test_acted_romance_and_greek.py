@@ -180,7 +180,7 @@ def test_mesd(tmp_path):
     records, index, report = miniature.build("mesd", tmp_path, tmp_path / "data")
     assert len(records) == 54 and report["skipped_items"] == []
     assert report["utterances"]["emotion"] == dict.fromkeys(("angry", "disgust", "fear", "happy", "neutral", "sad"), 9)
-    please = next(u for u in records.values() if u.id.endswith("Fear_C_A_por_favor"))
+    please = records["Fear_C_A_por_favor"]
     assert (please.transcript, please.speaker, please.gender) == ("por favor", "mesd:C", "")
     assert {(row["speaker"], row["gender"]) for row in index} == {
         ("mesd:F", "female"), ("mesd:M", "male"), ("mesd:C", "")
