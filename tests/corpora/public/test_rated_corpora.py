@@ -110,56 +110,41 @@ DUSHA_HEAD = (
 )
 
 
-@pytest.fixture
-def dusha(tmp_path):
-    """Raters' lines of both parts; a quotation mark in a text, an unspoken text, podcasts without sound."""
-    heard = {
-        "0a": ("positive", "positive", "angry"),
-        "0b": ("sad", "angry"),
-        "0c": ("sad",) * 3,
-        "0d": ("angry",),
-        "0e": ("other",),
-        "0f": ("neutral",) * 2,
-    }
-    text, names = {"podcast_train/raw_podcast_train.tsv": DUSHA_HEAD}, []
-    for part in ("crowd_train", "crowd_test"):
-        lines = [DUSHA_HEAD]
-        for number, (name, labels) in enumerate(heard.items()):
-            said, key = 'скажи "привет' if number == 0 else "NaN", part[6:8] + name
-            lines += [
-                f"{key}\twavs/{key}.wav\t0.3\t{label}\tNaN\t{rater}\t{said}\tsad\tspk{number % 3}"
-                for rater, label in enumerate(labels)
-            ]
-            names.append(f"{part}/wavs/{key}.wav")
-        text[f"{part}/raw_{part}.tsv"] = "\n".join(lines)
-    return write_text(miniature.write(tmp_path / "crowd", [*names, "podcast_train/wavs/x.wav"]), text)
+def dusha_table(part, heard):
+    """Raters' lines of one part; heard: {file: labels of raters 0, 1, …}."""
+    rows = []
+    for key, labels in heard.items():
+        said = 'скажи "привет' if key.endswith("0") else "NaN"
+        for rater, label in enumerate(labels):
+            rows += [f"{key}\twavs/{key}.wav\t0.3\t{label}\tNaN\t{rater}\t{said}\tsad\tspk{key[-1]}"] * bool(label)
+    return {f"{part}/raw_{part}.tsv": "\n".join([DUSHA_HEAD, *rows])}
 
 
-def test_dusha(dusha, tmp_path):
-    records, _, report = miniature.build("dusha", dusha, tmp_path / "data")
-    first = records["crowd_train/wavs/tr0a"]
-    assert (first.emotion, first.emotion_native, first.language) == ("happy", "positive", "ru")
-    assert json.loads(first.votes) == {"positive": 2, "angry": 1}
-    assert (first.speaker, first.transcript, first.split) == ("dusha:spk0", 'скажи "привет', "train")
-    tied = records["crowd_test/wavs/te0b"]
-    assert (tied.emotion, tied.emotion_native, tied.transcript, tied.split) == ("", "no agreement", "", "test")
-    assert report["merges"] == {"positive→happy": 2} and report["unlabelled"] == {"no agreement": 2, "other": 2}
-    assert report["left_out_on_purpose"] == {"podcast": 1}
+def test_dusha(tmp_path):
+    """Raters 0 and 1 hear well, rater 2 always hears "neutral": where only he and rater 0 were asked."""
+    emotions = ("angry", "sad", "neutral", "positive", "other")
+    train = {f"a{n:02}": (emotions[n % 5], emotions[n % 5], "neutral") for n in range(30)}
+    test = {f"b{n:02}": (emotions[n % 5], emotions[n % 5], "neutral") for n in range(15)}
+    test["b15"] = ("positive", "", "neutral")
+    test["b16"] = ("sad", "angry", "")
+    text = dusha_table("crowd_train", train) | dusha_table("crowd_test", test)
+    text |= dusha_table("podcast_train", {"c00": ("angry", "angry", "")})
+    names = [f"crowd_train/wavs/{name}.wav" for name in train] + [f"crowd_test/wavs/{name}.wav" for name in test]
+    source = write_text(miniature.write(tmp_path / "crowd", [*names, "podcast_train/wavs/c00.wav"]), text)
+    records, _, report = miniature.build("dusha", source, tmp_path / "data")
+    first = records["crowd_train/wavs/a00"]
+    assert (first.emotion, first.language, first.split, first.speaker) == ("angry", "ru", "train", "dusha:spk0")
+    assert json.loads(first.votes) == {"angry": 2, "neutral": 1}
+    assert (first.transcript, records["crowd_train/wavs/a01"].transcript) == ('скажи "привет', "")
+    found = [records[f"crowd_test/wavs/b{n:02}"].emotion for n in range(5)]
+    assert found == ["angry", "sad", "neutral", "happy", ""]
+    believed, open_ = records["crowd_test/wavs/b15"], records["crowd_test/wavs/b16"]
+    assert (believed.emotion, believed.emotion_native, believed.split) == ("happy", "positive", "test")
+    assert (open_.emotion, open_.emotion_native) == ("", "no agreement")
+    assert report["merges"] == {"positive→happy": 10} and report["unlabelled"] == {"other": 9, "no agreement": 1}
+    assert report["left_out_on_purpose"] == {"podcast": 1} and not report["skipped_items"]
     official = next(row for row in report["folds"] if row["scheme"] == "official")
-    assert (official["train"], official["test"], official["speakers_in_both"]) == (6, 6, 3)
-
-
-def test_dusha_with_the_owners_aggregate(dusha, tmp_path):
-    """What it does not hold the owners are not sure of."""
-    head = "hash_id\twav_path\tduration\temotion\tgolden_emo\tspeaker_text\tspeaker_emo\tsource_id\n"
-    write_text(dusha, {
-        "processed_dataset_090/aggregated_dataset/crowd_train.tsv": f"{head}tr0b\tx\t0.3\tangry\tNaN\tNaN\tsad\tspk1\n",
-        "processed_dataset_090/aggregated_dataset/crowd_test.tsv": f"{head}te0c\tx\t0.3\tsad\tNaN\tNaN\tsad\tspk1\n",
-    })  # fmt: skip
-    records, _, report = miniature.build("dusha", dusha, tmp_path / "data")
-    assert records["crowd_train/wavs/tr0b"].emotion == "angry"
-    assert records["crowd_test/wavs/te0c"].emotion == "sad"
-    assert report["unlabelled"] == {"no agreement": 10}
+    assert (official["train"], official["test"], official["speakers_in_both"]) == (30, 17, 10)
 
 
 def test_m3ed(tmp_path):
