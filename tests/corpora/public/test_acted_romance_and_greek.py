@@ -42,12 +42,13 @@ EMOZIONALMENTE = [
     ("1613655062441", "ciro", "sadness", ["sadness"] * 5),
     ("1613655062442", "ciro", "surprise", ["surprise"] * 5),
 ]
+SENTENCE = "La cascata fa molto rumore"
 
 
 def _emozionalmente(folder, first_edition):
     tables = {
-        "samples": [["file_name", "actor", "sentence", "emotion_expressed"]]
-        + [[f"{name}.wav", actor, "La cascata fa molto rumore", emotion] for name, actor, emotion, _ in EMOZIONALMENTE],
+        "samples": [["file_name", "sentence", "sentence_language", "actor", "emotion_expressed"]]
+        + [[f"{name}.wav", SENTENCE, "italian", actor, emotion] for name, actor, emotion, _ in EMOZIONALMENTE],
         "users": [
             ["username", "gender", "age", "mother_tongue"],
             ["ada", "female", 27, "italian"],
@@ -85,7 +86,7 @@ def test_emozionalmente(tmp_path, first_edition):
     joy = records["1613655062436"]
     assert (joy.speaker, joy.gender, joy.age) == ("emozionalmente:ada", "female", "27")
     assert json.loads(joy.votes) == {"joy": 3, "surprise": 1, "neutrality": 1}
-    assert joy.transcript == "La cascata fa molto rumore" and joy.emotion_native == "joy"
+    assert joy.transcript == SENTENCE and joy.emotion_native == "joy"
     splits = [u.split for u in records.values()]
     official = ["train", "train", "validation", "validation", "test", "test", "test"]
     assert splits == ([""] * 7 if first_edition else official)
