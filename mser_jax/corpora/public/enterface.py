@@ -9,7 +9,7 @@ import re
 
 import tensorflow_datasets as tfds
 
-from mser_jax.corpora.builder import LeftOut, RawUtterance
+from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
 _CODES = {"anger": "an", "disgust": "di", "fear": "fe", "happiness": "ha", "sadness": "sa", "surprise": "su"}
@@ -41,7 +41,7 @@ class Enterface(PublicCorpus):
     )
     IGNORED = {r"subject 6/": "a whole session"}  # noqa: RUF012
 
-    def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
+    def utterance(self, match: re.Match[str]) -> RawUtterance:
         """Subject, emotion, sentence, and the file's own name."""
         name = f"s{match['subject']}_{_CODES[match['emotion']]}_{match['sentence']}"
         correction = f"{match[0]} → {name}.avi" if name != match["name"] else ""

@@ -7,6 +7,7 @@ EmoBox used one of 73,042 turns and 1,273 speakers, with "labels_concensus" and 
 
 import collections
 import csv
+import os
 import re
 from typing import Any
 
@@ -57,7 +58,9 @@ class MspPodcast(PublicCorpus):
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """File name -> row of the consensus, with "votes" and "text" (the path of its transcript)."""
-        paths = {path.name: path for path in source.files(folder, (".txt", ".csv"))}
+        found = source.files(folder, (".txt", ".csv"))
+        # Releases keep the tables of those before them in "Previous_releases_information".
+        paths = {path.name: path for path in found if "previous" not in os.fspath(path.relative_to(folder)).lower()}
         consensus = paths.get("labels_consensus.csv") or paths.get("labels_concensus.csv")
         if consensus is None:
             raise FileNotFoundError(f"{folder}: no labels_consensus.csv in it, so nothing is known of the recordings")
