@@ -87,7 +87,7 @@ def test_msp_podcast(tmp_path):
         "Labels/labels_concensus.csv": "\n".join((head, *rows)),
         "Labels/labels_detailed.csv": detailed,
         "Transcripts/MSP-PODCAST_0002_0000.txt": "I told you so.\n",
-        "Previous_releases_information/previous_releases_info/labels_consensus.csv": f"{head}\nold.wav,N,4,4,4,1,Male,Train",
+        "Previous_releases_information/v1/labels_consensus.csv": f"{head}\nold.wav,N,4,4,4,1,Male,Train",
     }
     records, index, report = miniature.build("msp_podcast", write_text(source, text), tmp_path / "data")
     angry = records["MSP-PODCAST_0002_0000"]
