@@ -3,7 +3,8 @@
     python tools/prepare_corpus.py NAME --source=DIR_OR_GS --data_dir=DIR_OR_GS
 
 NAME: a public corpus (`python -m mser_jax.corpora` lists them), whose original download, a folder or an archive, is the
-source; or, without a source, m5ser_mini, or speech_folder:DIR for a folder of recordings with a manifest.jsonl.
+source; with --emobox its folds are EmoBox's, file by file. Or, without a source, m5ser_mini, or speech_folder:DIR for a
+folder of recordings with a manifest.jsonl.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", metavar="NAME")
     parser.add_argument("--source", default="", help="the original download: a folder or an archive, also gs://")
+    parser.add_argument("--emobox", default="", help="a clone of https://github.com/emo-box/EmoBox, for its folds")
     parser.add_argument("--data_dir", default="", help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets")
     args = parser.parse_args()
     try:
-        corpus = registry.corpus_builder(args.spec, args.data_dir, args.source)
+        corpus = registry.corpus_builder(args.spec, args.data_dir, args.source, args.emobox)
         found = corpus.is_complete()
         corpus.prepare()
     except (ValueError, OSError, RuntimeError) as error:
@@ -51,6 +53,7 @@ def describe(report: dict[str, Any]) -> list[str]:
         f"known defects corrected: {report['corrections'] or 'none'}",
         f"left out on purpose: {report['left_out_on_purpose'] or 'none'}",
         f"skipped: {report['skipped_by_reason'] or 'none'}",
+        *([f"EmoBox: {report['emobox']}"] if report["emobox"] else []),
     ]
     lines += [f"  {item['path']}: {item['reason']}, {item['detail']}" for item in report["skipped_items"][:20]]
     if report["skipped"] > 20:

@@ -25,6 +25,7 @@ class BuildReport:
     left_out: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # on purpose
     corrections: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     folds: list[dict[str, int | str]] = dataclasses.field(default_factory=list)  # of folds.summary
+    emobox: dict[str, int] = dataclasses.field(default_factory=dict)  # of emobox_lists.Lists.counts
     merges: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     unlabelled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     resampled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -89,6 +90,7 @@ class BuildReport:
             "left_out_on_purpose": _sorted(self.left_out),
             "corrections": _sorted(self.corrections),
             "folds": self.folds,
+            "emobox": self.emobox,
             "speakers": len(self.speakers - {""}),
             "merges": _sorted(self.merges),
             "unlabelled": _sorted(self.unlabelled),

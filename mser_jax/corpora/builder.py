@@ -145,6 +145,9 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         """Number of items to come, 0 when unknown (progress then shows no time left)."""
         return 0
 
+    def complete(self, report: BuildReport) -> None:
+        """Called when the last item was written, for what only this corpus knows of the build."""
+
     @property
     def short_name(self) -> str:
         """For tables and file names."""
@@ -264,6 +267,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         (folder / INDEX_FILE).write_bytes(buffer.getvalue().to_pybytes())
         report.bytes = writer.bytes
         report.folds = folds.summary({name: table[name].to_pylist() for name in ("speaker", "split", "emobox_fold")})
+        self.complete(report)
         (folder / REPORT_FILE).write_text(report.to_json())
 
     def _utterances(self, report: BuildReport) -> Iterator[tuple[record.Utterance, dict[str, Any]]]:

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +19,9 @@ import pyarrow as pa
 from etils import epath
 
 from mser_jax import storage
-from mser_jax.corpora import folds
+from mser_jax.corpora import emobox_lists, folds, shard_cache
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora.build_report import BuildReport
 from mser_jax.corpora.builder import CorpusBuilder, LeftOut, RawUtterance
 
 NAME_REASON = "name"
@@ -66,7 +66,7 @@ class PublicCorpus(CorpusBuilder):
       GRAMMAR; each use is counted in the report. IGNORED: matches paths that are known to be no utterances of this
       corpus (search), with the reason counted in the report.
     EMOBOX_SPEAKERS: "whom EmoBox tests on in fold 1", "in fold 2", …, blanks between speakers, where its folds go by
-      speaker; other folds are lists of files, read from a copy of EmoBox.
+      speaker; other folds are lists of files, read from a clone of EmoBox where one is given (emobox_lists.py).
     A path that neither fits is left out with reason "name", and stops the build where there are more than MAX_SKIPPED.
 
     Where labels come as a table, `read_labels` reads it, by whatever key `utterance` takes them out of `labels` (pop);
@@ -81,27 +81,33 @@ class PublicCorpus(CorpusBuilder):
     NESTED_ARCHIVES: ClassVar[bool] = True
     EMOBOX_SPEAKERS: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *, source: str = "", fold: folds.Fold | None = None, **kwargs: Any):
-        """source: the original download, needed to build and not to read. fold: the split that `index` shows."""
-        self._source, self._fold = source, fold
+    def __init__(self, *, source: str = "", emobox: str = "", fold: folds.Fold | None = None, **kwargs: Any):
+        """source, emobox: the original download and a clone of EmoBox, for building and not for reading. fold: the
+        split that `index` shows.
+        """
+        self._source, self._emobox, self._fold = source, emobox, fold
+        self._lists: emobox_lists.Lists | None = None
         super().__init__(**kwargs)
 
     @classmethod
-    def from_argument(cls, argument: str, data_dir: str = "", source: str = "") -> PublicCorpus:
+    def from_argument(cls, argument: str, data_dir: str = "", source: str = "", emobox: str = "") -> PublicCorpus:
         """Builder for "name", "name:official", "name:emobox-2" or "name:speaker-1of5" (see folds.py).
 
         Raises:
           ValueError: another argument.
         """
         fold = folds.parse(argument) if argument else None
-        return cls(data_dir=data_dir or None, source=source, fold=fold)
+        return cls(data_dir=data_dir or None, source=source, emobox=emobox, fold=fold)
 
     def prepare(self) -> None:
         """See CorpusBuilder.prepare.
 
         Raises:
           FileNotFoundError: the corpus is not on this machine and no source was given; says how to get it.
+          ValueError: EmoBox is given, for a corpus that was prepared without it.
         """
+        if self._emobox and self.is_complete() and not any(super().index()["emobox_fold"].to_pylist()):
+            raise ValueError(f"{self.data_dir} was prepared without EmoBox's folds. Delete it and build it with them")
         if not self.is_complete() and not self._source:
             raise FileNotFoundError(self.how_to_get())
         super().prepare()
@@ -131,7 +137,9 @@ class PublicCorpus(CorpusBuilder):
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Unpacks the source where it is an archive."""
-        scratch = tempfile.gettempdir() if storage.is_remote(self.data_path) else Path(self.data_path).parent
+        remote = storage.is_remote(self.data_path)
+        scratch = Path(shard_cache.local_folder(self.data_path) if remote else self.data_path).parent
+        self._lists = emobox_lists.Lists(self._emobox, self.lists_of()) if self._emobox else None
         with source_lib.opened(self._source, scratch, nested=self.NESTED_ARCHIVES) as self._folder:
             yield
 
@@ -183,9 +191,31 @@ class PublicCorpus(CorpusBuilder):
         return RawUtterance(**{"audio": b"", **defaults, **fields})
 
     def emobox_fold(self, raw: RawUtterance) -> int:
-        """EmoBox's fold that tests this utterance (what the builder says, else by speaker), 0 = none known."""
+        """EmoBox's fold that tests this utterance, 0 = none known: by its lists, else what the builder says, else by
+        speaker.
+        """
+        if self._lists is not None:
+            return self._lists.fold(raw)
         by_speaker = (k for k, fold in enumerate(self.EMOBOX_SPEAKERS, start=1) if raw.speaker in fold.split())
         return raw.emobox_fold or next(by_speaker, 0)
+
+    def lists_of(self) -> str:
+        """Whose lists are read from EmoBox."""
+        return self.name
+
+    def by_name(self, path: str) -> RawUtterance | None:
+        """What the name of a recording alone says of it, None where that is nothing. `audio` is empty."""
+        match = self._match(path)[0] if hasattr(self, "GRAMMAR") else None
+        if match is None:
+            return None
+        self.labels = _Blank()
+        raw = self.utterance(match)
+        return raw if isinstance(raw, RawUtterance) else None
+
+    def complete(self, report: BuildReport) -> None:
+        """See CorpusBuilder.complete."""
+        if self._lists is not None:
+            report.emobox = self._lists.counts()
 
     def _ignored(self, relative: str) -> str:
         return next((why for pattern, why in self.IGNORED.items() if re.search(pattern, relative)), "")
@@ -197,6 +227,19 @@ class PublicCorpus(CorpusBuilder):
             if match := self.GRAMMAR.fullmatch(corrected):
                 return match, f"{tail} → {corrected}" if corrected != tail else ""
         return None, ""
+
+
+class _Blank(dict[Any, Any]):
+    """A table of labels that has a row for everything, in which nothing stands."""
+
+    def pop(self, *key: Any) -> Any:
+        return _Blank()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return default
+
+    def __missing__(self, key: Any) -> str:
+        return ""
 
 
 def votes(labels: Iterable[str] | Mapping[str, float]) -> str:

@@ -63,16 +63,18 @@ def open_corpus(spec: str, data_dir: str = "") -> PreparedCorpus:
     return PreparedCorpus(corpus.short_name, spec, str(corpus.data_dir), index, source)
 
 
-def corpus_builder(spec: str, data_dir: str = "", source: str = "") -> Any:
+def corpus_builder(spec: str, data_dir: str = "", source: str = "", emobox: str = "") -> Any:
     """The CorpusBuilder of a spec, nothing built yet. Errors as in `open_corpus`.
 
-    source: the original download of a public corpus (public_corpus.py), which building needs.
+    source: the original download of a public corpus (public_corpus.py), which building needs. emobox: a clone of
+    EmoBox's repository, for its folds.
     """
     name, _, argument = spec.partition(":")
     builder_class = corpus_class(name)
-    if source and name not in public.NAMES:
-        raise ValueError(f"corpus {name!r} takes no source, got {source!r}: it is made by this program or is a folder")
-    return builder_class.from_argument(argument, data_dir, **({"source": source} if source else {}))
+    given = {key: value for key, value in {"source": source, "emobox": emobox}.items() if value}
+    if given and name not in public.NAMES:
+        raise ValueError(f"corpus {name!r} takes no source, got {given}: it is made by this program or is a folder")
+    return builder_class.from_argument(argument, data_dir, **given)
 
 
 def corpus_class(name: str) -> Any:

@@ -1,4 +1,8 @@
-"""The original download of a corpus, as its owners ship it: a folder, an archive, or a folder of archives."""
+"""The original download of a corpus, as its owners ship it: a folder, an archive, or a folder of archives.
+
+On `gs://` all of it is copied to this host first, many files at once: read one by one, a corpus of small recordings
+would take a request's time each, and some builders look at files more than once.
+"""
 
 from __future__ import annotations
 
@@ -27,28 +31,31 @@ _LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db")
 
 @contextlib.contextmanager
 def opened(source: epath.PathLike, scratch: epath.PathLike, *, nested: bool = True) -> Iterator[epath.Path]:
-    """The folder with the files of `source`; archives are unpacked below `scratch` and removed at the end.
+    """The folder with the files of `source`; what is unpacked or copied lies below `scratch` and is removed at the end.
 
     Args:
       source: a folder or an archive of ARCHIVES, local or `gs://`.
-      scratch: a local folder (made if missing) with room for what is unpacked.
+      scratch: a local folder (made if missing) with room for what is unpacked, and for a source on `gs://`.
       nested: also unpack archives that lie in a folder (owners often ship a folder of zips): then files are read from
         links to `source` and what was unpacked stands in a folder named like its archive, without the ending.
 
     Raises:
       FileNotFoundError: no such source.
       ValueError: an archive of a kind that Python cannot read, or one that is damaged (named).
-      OSError: no room to unpack.
+      OSError: no room to unpack or to copy.
     """
     path = epath.Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"source {os.fspath(source)!r}: no such folder or archive. Give the original download")
-    if path.is_dir() and not (nested and _archives(path)):
+    remote = storage.is_remote(path)
+    if path.is_dir() and not remote and not (nested and _archives(path)):
         yield path
         return
     Path(scratch).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unpacked.", dir=scratch) as folder:
-        if path.is_dir():
+        if path.is_dir() and remote:
+            _copy(path, Path(folder))
+        elif path.is_dir():
             _link(path, Path(folder))
         else:
             unpack(path, Path(folder))
@@ -133,7 +140,7 @@ def unpack(archive: epath.Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"unpacking {name}", file=sys.stderr, flush=True)
     try:
-        with _local(archive) as path:
+        with _local(archive, folder) as path:
             if name.lower().endswith(".zip"):
                 with zipfile.ZipFile(path) as file:
                     _room(folder, sum(member.file_size for member in file.infolist()), name)
@@ -146,20 +153,38 @@ def unpack(archive: epath.Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _local(path: epath.Path) -> Iterator[str]:
+def _local(path: epath.Path, folder: Path) -> Iterator[str]:
+    """The path of a local file, of one on `gs://` that of a copy below `folder` that is removed afterwards."""
     if not storage.is_remote(path):
         yield os.fspath(path)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        storage.file_system(path).get_file(os.fspath(path), os.fspath(copy))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        copy, files = Path(scratch) / path.name, storage.file_system(path)
+        _room(folder, files.info(os.fspath(path))["size"], os.fspath(path), "copied")
+        files.get_file(os.fspath(path), os.fspath(copy))
         yield os.fspath(copy)
 
 
-def _room(folder: Path, needed: int, name: str) -> None:
+def _copy(source: epath.Path, folder: Path) -> None:
+    """The files of a folder on `gs://` below `folder`, many at once."""
+    file_system = storage.file_system(source)
+    found = file_system.find(os.fspath(source), detail=True)
+    remote = [path for path in walk(source) if not os.fspath(path).endswith("/")]
+    size = sum(info["size"] for info in found.values())
+    _room(folder, size, os.fspath(source), "copied")
+    print(
+        f"copying {len(remote)} files ({size / 2**30:.2f} GiB) from {source} to {folder}", file=sys.stderr, flush=True
+    )
+    local = [folder / path.relative_to(source) for path in remote]
+    for parent in {path.parent for path in local}:
+        parent.mkdir(parents=True, exist_ok=True)
+    file_system.get([os.fspath(path) for path in remote], [os.fspath(path) for path in local])
+
+
+def _room(folder: Path, needed: int, name: str, how: str = "unpacked") -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(f"{name}: needs {needed / 2**30:.1f} GiB unpacked, {free / 2**30:.1f} GiB are free at {folder}")
+        raise OSError(f"{name}: needs {needed / 2**30:.1f} GiB {how}, {free / 2**30:.1f} GiB are free at {folder}")
 
 
 def _archives(folder: epath.Path) -> list[epath.Path]:
@@ -177,7 +202,4 @@ def _link(source: epath.Path, folder: Path) -> None:
     for path in walk(source):
         target = folder / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if storage.is_remote(path):
-            storage.file_system(path).get_file(os.fspath(path), os.fspath(target))
-        else:
-            target.symlink_to(Path(path).absolute())
+        target.symlink_to(Path(path).absolute())
