@@ -48,7 +48,8 @@ class ThaiSer(PublicCorpus):
         actors: dict[str, dict[str, Any]] = {}
         if found := source.files(folder, ("actor_demography.json",)):
             actors = {row["Actor's ID"]: row for row in json.loads(found[0].read_text(encoding="utf-8"))["data"]}
-        self._actors = actors
+        for name, (entry, *_) in labels.items():
+            entry["actor"] = actors.get(name.partition("_actor")[2][:3], {})
         return {name.rpartition(".")[0]: entries[0] for name, entries in labels.items()}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
@@ -59,7 +60,7 @@ class ThaiSer(PublicCorpus):
         heard: collections.Counter = collections.Counter()
         for said in entry["annotated"]:
             heard.update({emotion: round(1 / len(said), 3) for emotion in said})
-        actor = self._actors.get(match["actor"], {})
+        actor = entry.get("actor", {})
         return self.raw(
             match,
             speaker=match["actor"],
