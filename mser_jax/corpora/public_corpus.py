@@ -185,7 +185,8 @@ class PublicCorpus(CorpusBuilder):
 
     def raw(self, match: re.Match[str] | None = None, **fields: Any) -> RawUtterance:
         """A RawUtterance with what is the same for the whole corpus filled in."""
-        defaults = {"corpus": self.name, "language": self.FACTS.languages[0], "license": self.FACTS.license}
+        facts = self.FACTS
+        defaults = {"corpus": self.name, "speaker": "", "language": facts.languages[0], "license": facts.license}
         if match is not None:
             defaults["id"] = match[0].rpartition(".")[0]
         return RawUtterance(**{"audio": b"", **defaults, **fields})
@@ -203,14 +204,20 @@ class PublicCorpus(CorpusBuilder):
         """Whose lists are read from EmoBox."""
         return self.name
 
-    def by_name(self, path: str) -> RawUtterance | None:
-        """What the name of a recording alone says of it, None where that is nothing. `audio` is empty."""
-        match = self._match(path)[0] if hasattr(self, "GRAMMAR") else None
-        if match is None:
-            return None
+    def learn(self, folder: epath.Path) -> None:
+        """Reads the corpus's tables where they are in `folder`, for `by_name`."""
         self.labels = _Blank()
-        raw = self.utterance(match)
-        return raw if isinstance(raw, RawUtterance) else None
+        with contextlib.suppress(FileNotFoundError):
+            self.labels = self.read_labels(folder) or self.labels
+
+    def by_name(self, path: str) -> RawUtterance | None:
+        """What a recording's name, and the tables that `learn` found, say of it; None where nothing. No `audio`."""
+        match = self._match(path)[0] if hasattr(self, "GRAMMAR") else None
+        # Where the tables are not there, what they would say may be asked of other tables.
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            raw = match and self.utterance(match)
+            return raw if isinstance(raw, RawUtterance) else None
+        return None
 
     def complete(self, report: BuildReport) -> None:
         """See CorpusBuilder.complete."""
