@@ -69,14 +69,15 @@ def create(path: epath.Path, text: str) -> bool:
     return True
 
 
-def replace(path: epath.Path, text: str) -> None:
+def replace(path: epath.Path, content: str | bytes) -> None:
     """Writes a file whole or not at all, over one that is there."""
+    data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
-        path.write_text(text, encoding="utf-8")  # an object appears when it is complete
+        path.write_bytes(data)  # an object appears when it is complete
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(data)
     part.replace(path)
 
 
