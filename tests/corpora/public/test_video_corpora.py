@@ -1,6 +1,7 @@
 """Corpora that come as video or in containers of it: MELD, eNTERFACE, MEAD, MER2023. Written by a real ffmpeg."""
 
 import itertools
+import json
 import math
 import shutil
 import subprocess
@@ -114,7 +115,18 @@ def test_enterface(clips, tmp_path):
         names.append(f"subject {subject}/{emotion}/sentence {sentence}/{stem}.avi")
     names += ["subject 6/anger/s6_an.avi", "subject 6/fear/s6_fe.avi"]
     source = put(clips / "enterface.avi", tmp_path / "enterface database", names)
-    records, _, report = miniature.build("enterface", source, tmp_path / "data")
+    # EmoBox has the wrong names, too, and so one subject fewer.
+    listed = [name for name in names if "subject 12/" not in name and "subject 6/" not in name]
+    for part, some in (("train", listed[5:]), ("test", listed[:5] + [n for n in listed if "subject 11/anger" in n])):
+        lists = tmp_path / "EmoBox" / "data" / "enterface" / "fold_1" / f"enterface_{part}_fold_1.jsonl"
+        lists.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"key": f"enterface-{n.rpartition('/')[2]}", "wav": f"downloads/enterface/{n}", "emo": "an"} for n in some
+        ]
+        lists.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records, index, report = miniature.build("enterface", source, tmp_path / "data", tmp_path / "EmoBox")
+    folds = {row["id"]: row["emobox_fold"] for row in index}
+    assert folds["s2_an_1"] == folds["s11_an_1"] == 1 and folds["s12_an_1"] == folds["s16_an_1"] == 0
     assert len(records) == 60 and report["skipped_items"] == []
     assert report["left_out_on_purpose"] == {"a whole session": 2}
     assert sum(report["corrections"].values()) == 12 + 2 + 2 + 1
