@@ -213,8 +213,8 @@ class PublicCorpus(CorpusBuilder):
     def by_name(self, path: str) -> RawUtterance | None:
         """What a recording's name, and the tables that `learn` found, say of it; None where nothing. No `audio`."""
         match = self._match(path)[0] if hasattr(self, "GRAMMAR") else None
-        # Where the tables are not there, what they would say may be asked of other tables.
-        with contextlib.suppress(KeyError, TypeError, ValueError):
+        # Where the tables are not there, `utterance` may lack what they would have said.
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
             raw = match and self.utterance(match)
             return raw if isinstance(raw, RawUtterance) else None
         return None

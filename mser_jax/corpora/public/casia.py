@@ -5,13 +5,13 @@ Who is a woman is told by the median pitch of the neutral files (230 and 256 Hz 
 """
 
 import re
-from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
-from mser_jax.corpora.builder import LeftOut, RawUtterance
+from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
 _WOMEN = ("liuchanhg", "zhaoquanyin")
@@ -41,15 +41,15 @@ class Casia(PublicCorpus):
     )
     EMOBOX_SPEAKERS = ("wangzhe", "zhaozuoxiang", "liuchanhg", "zhaoquanyin")
 
-    def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
-        """The sentences first: lines like "201. 就是下雨也去。" in a file whose name ends in their numbers."""
+    def read_labels(self, folder: epath.Path) -> dict[str, Any]:
+        """No labels, but the sentences: lines like "201. 就是下雨也去。" in a file whose name ends in their numbers."""
         self._texts = {
             number: "".join(sentence.split())
             for path in source_lib.files(folder, (".txt",))
             if re.search(r"\d{3}-+\d{3}\.txt$", path.name)
             for number, sentence in re.findall(r"^(\d+)\.(.*)$", source_lib.text(path, "gb18030"), re.MULTILINE)
         }
-        yield from super().read(folder)
+        return {}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:
         """speaker / emotion / number of the sentence."""

@@ -79,6 +79,8 @@ class Emobox(PublicCorpus):
         recordings = next(path for path in (folder / "downloads" / corpus, folder / corpus, folder) if path.exists())
         ours = next((name for name in public.NAMES if emobox_lists.folder_of(name) == corpus), "")
         builder = registry.corpus_class(ours)(data_dir=self._data_dir_root) if ours else None
+        if builder:
+            builder.learn(recordings)
         language, license_ = _OTHERS.get(corpus, ("und", ""))
         for entry in self._lists.entries.values():
             raw = builder and builder.by_name(entry.path)

@@ -5,13 +5,13 @@ EmoBox 08280f2 (the 6,887 names, rates).
 """
 
 import re
-from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
-from mser_jax.corpora.builder import LeftOut, RawUtterance
+from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
 _GENDERS = {"bea": "female", "jenie": "female", "josh": "male", "sam": "male"}
@@ -43,14 +43,14 @@ class Emovdb(PublicCorpus):
         r"/[A-Za-z]+_\d+[-_]\d+_(?P<sentence>\d{4})\.wav"
     )
 
-    def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
-        """CMU Arctic's sentences first: lines like `( arctic_a0001 "Author of the danger trail, …" )`."""
+    def read_labels(self, folder: epath.Path) -> dict[str, Any]:
+        """No labels, but CMU Arctic's sentences: lines like `( arctic_a0001 "Author of the danger trail, …" )`."""
         self._texts = {
             number: sentence
             for path in source_lib.files(folder, ("cmuarctic.data",))
             for number, sentence in re.findall(r'arctic_a(\d{4}) "(.*)"', source_lib.text(path))
         }
-        yield from super().read(folder)
+        return {}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:
         """speaker and style in the folder; style, range of its annotation, sentence in the name."""

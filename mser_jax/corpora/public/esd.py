@@ -5,13 +5,13 @@ Facts: Zhou et al. 2022, https://github.com/HLTSingapore/Emotional-Speech-Data a
 """
 
 import re
-from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
-from mser_jax.corpora.builder import LeftOut, RawUtterance
+from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
 _MEN = ("0004", "0005", "0006", "0008", "0010", "0011", "0012", "0013", "0014", "0020")
@@ -56,14 +56,14 @@ class Esd(PublicCorpus):
         "0001 0002 0010 0017",
     )
 
-    def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
-        """The texts of all speakers first."""
+    def read_labels(self, folder: epath.Path) -> dict[str, Any]:
+        """No labels, but the texts of all speakers."""
         self._texts = {}
         for path in source_lib.files(folder, (".txt",)):
             if re.fullmatch(r"00\d\d", path.stem):
                 fallback = "gb18030" if _language(path.stem) == "zh" else "cp1252"
                 self._texts.update(_LINE.findall(source_lib.text(path, fallback)))
-        yield from super().read(folder)
+        return {}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:
         """speaker / emotion (/ split) / speaker_number."""

@@ -6,13 +6,13 @@ utterances, speakers); its transcript.zip (3,000 names: A 1042, N 1160, S 362, H
 """
 
 import re
-from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
-from mser_jax.corpora.builder import LeftOut, RawUtterance
+from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
 _EMOTIONS = {"A": "anger", "F": "fear", "H": "happiness", "N": "neutral", "S": "sadness", "W": "surprise"}
@@ -38,10 +38,10 @@ class Shemo(PublicCorpus):
     )
     GRAMMAR = re.compile(r"(?P<speaker>(?P<gender>[FM])\d\d)(?P<emotion>[AFHNSW])\d+\.wav")
 
-    def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
-        """Orthographic transcripts first: a file an utterance, some of them with a byte order mark."""
+    def read_labels(self, folder: epath.Path) -> dict[str, Any]:
+        """No labels, but orthographic transcripts: a file an utterance, some of them with a byte order mark."""
         self._texts = {path.stem: source_lib.text(path).strip() for path in source_lib.files(folder, (".ort",))}
-        yield from super().read(folder)
+        return {}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:
         """gender, speaker(2), emotion, number."""
