@@ -56,6 +56,16 @@ def test_uncompressed_sound_comes_out_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(audio_check.load(tmp_path / "a.avi")[0], samples)
 
 
+def test_of_several_tracks_the_first_is_heard(tmp_path):
+    """Not the one with most channels, which ffmpeg would choose."""
+    tones = [part for hz in (440, 880) for part in ("-f", "lavfi", "-i", f"sine={hz}:duration=1.5:sample_rate=16000")]
+    tracks = ("-map", "0:a", "-map", "1:a", "-c:a", "pcm_s16le", "-ac:a:0", "1", "-ac:a:1", "2")
+    command = [ffmpeg.program(), "-v", "error", *tones, *tracks, str(tmp_path / "a.mkv")]
+    subprocess.run(command, check=True, timeout=60)
+    waveform, info = audio_check.load(tmp_path / "a.mkv")
+    assert info.channels == 1 and np.argmax(np.abs(np.fft.rfft(waveform[:16_000] / 32768.0))) == 440
+
+
 @pytest.mark.parametrize("kind", ["mp4", "avi", "m4a", "webm"])
 def test_cut_off(folder, tmp_path, kind):
     """mp4 has its table at the end, which is then missing; the others give what there is, which is not enough."""
