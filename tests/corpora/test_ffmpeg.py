@@ -57,9 +57,23 @@ def test_uncompressed_sound_comes_out_bit_for_bit(tmp_path):
 
 
 def test_of_several_tracks_the_first_is_heard(tmp_path):
-    """Not the one with most channels, which ffmpeg would choose."""
+    """Not the one that is marked as the film's own and has more channels, which ffmpeg would choose."""
     tones = [part for hz in (440, 880) for part in ("-f", "lavfi", "-i", f"sine={hz}:duration=1.5:sample_rate=16000")]
-    tracks = ("-map", "0:a", "-map", "1:a", "-c:a", "pcm_s16le", "-ac:a:0", "1", "-ac:a:1", "2")
+    tracks = (
+        "-map",
+        "0:a",
+        "-map",
+        "1:a",
+        "-c:a",
+        "pcm_s16le",
+        "-ac:a:0",
+        "1",
+        "-ac:a:1",
+        "2",
+        "-disposition:a:1",
+        "default",
+    )
+    tracks = (*tracks, "-disposition:a:0", "0")
     command = [ffmpeg.program(), "-v", "error", *tones, *tracks, str(tmp_path / "a.mkv")]
     subprocess.run(command, check=True, timeout=60)
     waveform, info = audio_check.load(tmp_path / "a.mkv")

@@ -38,3 +38,10 @@ def test_agreed_by_all_is_certain_and_one_vote_is_what_the_rater_is_worth():
     found = dawid_skene(*votes(table))
     assert found[:60].max(axis=1) == pytest.approx(1, abs=1e-3)
     assert found[60, 1] == pytest.approx(0.9, abs=0.02)
+
+
+def test_who_says_the_same_of_everything_tells_nothing():
+    """What only he was asked about is what things are like in general: three of four are 1."""
+    truth = (np.arange(60) % 4 > 0).astype(int)
+    found = dawid_skene(*votes([[*truth, None], [*truth, None], [0] * 61]))
+    assert found[60, 1] == pytest.approx(0.75, abs=0.02)

@@ -143,7 +143,8 @@ def test_mead(clips, tmp_path):
     emotions = ("neutral", "angry", "contempt", "disgusted", "fear", "happy", "sad", "surprised")
     for speaker in ("M003", "W019", "W040"):
         names = [f"{e}/level_{n}/00{n}.m4a" for e in emotions for n in ((1,) if e == "neutral" else (1, 3))]
-        put(clips / "mead.m4a", tmp_path / speaker, names)
+        # Some hold the folder "audio", too.
+        put(clips / "mead.m4a", tmp_path / speaker, [f"audio/{name}" for name in names] if speaker == "W040" else names)
         (tmp_path / "MEAD" / speaker / "video" / "front").mkdir(parents=True)
         (tmp_path / "MEAD" / speaker / "video" / "front" / "001.mp4").write_bytes(b"video")
         shutil.make_archive(str(tmp_path / "MEAD" / speaker / "audio"), "tar", tmp_path / speaker)
