@@ -78,6 +78,11 @@ def others() -> Mapping[str, str]:
     return _content()["others"]
 
 
+def sets() -> Mapping[str, list[str]]:
+    """Names of several corpora together: {"emobox": …}."""
+    return _content()["sets"]
+
+
 def find(names: Iterable[str]) -> Model | None:
     """The model that goes by one of these names of a directory, a hub id without its owner, or a model_type."""
     wanted = tuple(names)

@@ -37,7 +37,7 @@ def test_the_languages_of_what_was_seen_with_labels_count_as_seen():
         ("whisper-large-v3-turbo", "Whisper"),
         ("whisper-base.en", "Whisper"),
         ("wav2vec2-large-xlsr-53", "XLS-R"),
-        ("wav2vec2-base-superb-er", "SUPERB emotion recognition"),
+        ("wav2vec2-base-superb-er", "SUPERB-ER"),
         ("qwen2_audio_encoder", "Qwen2-Audio"),
         ("Qwen-Audio-Chat", "Qwen-Audio"),
         ("audio-flamingo-2", "Audio Flamingo 1 and 2"),
