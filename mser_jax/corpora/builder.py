@@ -357,9 +357,7 @@ def _describe(raw: RawUtterance, converted: _Converted) -> tuple[record.Utteranc
     """The record of an item, and the merge its label underwent."""
     if raw.split not in SPLITS:
         raise ValueError(f"{raw.name}: split {raw.split!r}, expected one of {', '.join(map(repr, SPLITS))}")
-    emotion, merge = raw.emotion, None
-    if emotion is None:
-        emotion, merge = emotions.canonical(raw.emotion_native)
+    emotion = emotions.canonical(raw.emotion_native)[0] if raw.emotion is None else raw.emotion
     emotions.emotion_id(emotion)  # refuses what is not canonical
     speaker = raw.speaker
     if speaker and not speaker.startswith(f"{raw.corpus}:"):
@@ -371,7 +369,8 @@ def _describe(raw: RawUtterance, converted: _Converted) -> tuple[record.Utteranc
         "emotion": emotion,
         "speaker": speaker,
     }
-    return record.Utterance(duration_s=converted.duration_s, **fields), merge
+    utterance = record.Utterance(duration_s=converted.duration_s, **fields)
+    return utterance, emotions.merge(raw.emotion_native, emotion)
 
 
 def _index_row(utterance: record.Utterance, converted: _Converted) -> dict[str, Any]:

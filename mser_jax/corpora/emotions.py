@@ -181,6 +181,17 @@ def canonical(native: str) -> tuple[str, str | None]:
     return _ALIASES.get(normalize(native), ("", None))
 
 
+def merge(native: str, emotion: str) -> str | None:
+    """The merge by which a corpus's own label became a canonical emotion, as "excited→happy"; None where it is none.
+
+    Where the corpus decided otherwise than `canonical`, its label is named as it is.
+    """
+    usual, name = canonical(native)
+    if not emotion or not native:
+        return None
+    return name if emotion == usual else f"{native}→{emotion}"
+
+
 def emotion_id(emotion: str) -> int:
     """Index of a canonical emotion in EMOTIONS; -1 for "" (unknown). ValueError for any other name."""
     if not emotion:

@@ -273,19 +273,13 @@ class Evaluation:
         return {when: (p[inside], references[inside]) for when, p in found.items()}
 
     def _merges(self, kept: np.ndarray) -> dict[str, int]:
-        """{"excited→happy": count} over the utterances whose label was folded into a canonical one.
-
-        Also by a corpus that decided it itself: its label stands for another state, or is no spelling of any.
-        """
+        """{"excited→happy": count} over the scored utterances whose label was folded into a canonical one."""
         pairs = collections.Counter(
             zip(self.table["emotion_native"][kept].tolist(), self.table["emotion"][kept].tolist(), strict=True)
         )
         counts: collections.Counter[str] = collections.Counter()
         for (native, emotion), count in pairs.items():
-            canonical, merge = emotions.canonical(native)
-            if emotion != canonical and native and emotion:
-                merge = f"{native}→{emotion}"
-            if merge:
+            if emotion in self.labels and (merge := emotions.merge(native, emotion)):
                 counts[merge] += count
         return dict(counts)
 

@@ -92,7 +92,7 @@ def test_report(tmp_path, mixed):
         (str(tmp_path / "quiet.wav"), "silent"),
         ("row 21", "missing"),
     ]
-    assert report["merges"] == {"excited→happy": 2}
+    assert report["merges"] == {"excited→happy": 2, "x→sad": 1}
     assert report["unlabelled"] == {"bored": 1}
     assert (report["resampled_from_hz"], report["downmixed"], report["speakers"]) == ({"44100": 2}, 2, 3)
     assert report["utterances"]["language"] == {"de": 39, "en": 1}
