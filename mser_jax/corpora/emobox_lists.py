@@ -95,12 +95,14 @@ class Lists:
         """The fold that tests an utterance, 0 = none, or EmoBox does not have it.
 
         It is looked up by its id and by its file: the longest end of its path that any entry's path has, without
-        endings (recordings are kept in other formats, too), and only where that end is one entry's alone.
+        endings (recordings are kept in other formats, too), and only where that end is one entry's alone. A file that
+        has a wrong name, which the lists may have put right, is found by the end of its id.
         """
         entry = self.entries.get(raw.id)
         if entry is None:
             # Longest first: "a/b/c", "b/c", "c".
-            entry = next((self._by_tail[tail] for tail in _tails(raw.name) if tail in self._by_tail), None)
+            tails = (*_tails(raw.name), *_tails(raw.id))
+            entry = next((self._by_tail[tail] for tail in tails if tail in self._by_tail), None)
         if entry is None:
             return 0
         self.found.add(entry.name)

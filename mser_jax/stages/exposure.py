@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 from absl import logging
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.corpora import seen_by
 from mser_jax.pretrained import files
-from mser_jax.pretrained.hub import resolve
-from mser_jax.pretrained.keymap import PretrainedError
 from mser_jax.stages import towers
 
 NOTHING = "none"  # what a config may say of weights that saw no labels of emotion
@@ -99,8 +98,12 @@ def _last(name: str) -> str:
 
 
 def _config_of(init: str) -> Mapping[str, Any]:
-    """config.json of a directory or a hub id; empty where that is not here (of a checkpoint that is scored)."""
+    """config.json of a directory or of a hub id in the cache; empty where that is not here (a checkpoint is scored)."""
+    path: str | Path | None = Path(init).expanduser() / files.CONFIG
     try:
-        return json.loads((Path(resolve(init)) / files.CONFIG).read_text(encoding="utf-8"))
-    except (PretrainedError, OSError, ValueError):
+        if not path.exists():
+            repository, _, revision = init.partition("@")
+            path = huggingface_hub.try_to_load_from_cache(repository, files.CONFIG, revision=revision or None)
+        return json.loads(Path(path).read_text(encoding="utf-8")) if isinstance(path, str | Path) else {}
+    except (OSError, ValueError):  # also what is neither a directory nor a hub id
         return {}

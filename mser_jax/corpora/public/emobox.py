@@ -65,6 +65,10 @@ class Emobox(PublicCorpus):
         """EmoBox and its name of the set."""
         return f"emobox_{self.builder_config.corpus}"
 
+    def how_to_get(self) -> str:
+        """See PublicCorpus.how_to_get."""
+        return super().how_to_get().replace(".py emobox ", f".py emobox:{self.builder_config.corpus} ")
+
     def expected_count(self) -> int:
         """Unknown: the lists are read once the build starts."""
         return 0

@@ -128,7 +128,12 @@ def test_a_file_is_found_by_the_end_of_its_path_that_is_its_alone(tmp_path):
 
     assert fold("1", "AudioData/S1/a/01.flac") == 1 and fold("2", "s2/a/01.wav") == 0
     assert found.found == {"x", "y"}
-    assert fold("3", "a/01.wav") == 0 and fold("4", "other/long.flac") == 0 and found.found == {"x", "y"}
+    assert (
+        fold("SavEE/S1/a/01", "typo.wav") == 1
+        and fold("3", "a/01.wav") == 0
+        and fold("4", "other/long.flac") == 0
+        and found.found == {"x", "y"}
+    )
     assert fold("u1", "long.flac 0.5–1.0 s") == 1 and found.counts()["found"] == 3
     (tmp_path / "data" / "savee" / "fold_2").mkdir()
     (tmp_path / "data" / "savee" / "fold_2" / "savee_test_fold_2.jsonl").write_text('{"wav": 1}\n')
@@ -183,5 +188,9 @@ def test_emobox_over_recordings_elsewhere(tmp_path):
     assert {row["language"] for row in index} == {"pl"} and {row["emotion"] for row in index} == {"fear"}
     splits = {row["id"]: row["split"] for row in index}
     assert splits["m0.s_to_5"] == "test" and splits["m3.s_to_5"] == "train" and splits["m5.s_to_5"] == "validation"
+    with pytest.raises(
+        FileNotFoundError, match=r"prepare_corpus.py emobox:ravdess --source=DIR where DIR holds data/NAME"
+    ):
+        registry.open_corpus("emobox:ravdess", str(tmp_path / "data"))
     with pytest.raises(ValueError, match="emobox:NAME"):
         registry.corpus_builder("emobox", str(tmp_path / "data"))
