@@ -1,9 +1,12 @@
 """ASVP-ESD with the sounds that are not speech; facts in asvp_esd.py."""
 
 import dataclasses
+import re
+from typing import Any
 
 import tensorflow_datasets as tfds
 
+from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public.asvp_esd import NO_LANGUAGE, AsvpEsd
 
 
@@ -24,3 +27,7 @@ class AsvpEsdAll(AsvpEsd):
         speakers=131,
     )
     IGNORED = {}  # noqa: RUF012
+
+    def raw(self, match: re.Match[str] | None = None, **fields: Any) -> RawUtterance:
+        """As asvp_esd's: who was trained on one has seen the other."""
+        return super().raw(match, corpus=AsvpEsd.name, **fields)

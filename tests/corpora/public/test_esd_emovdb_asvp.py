@@ -142,3 +142,4 @@ def test_asvp_esd_all(tmp_path):
     assert languages.count("zxx") == 41 and set(languages) == {"zxx", "zh", "en", "fr", "und"}
     baby = records["03-02-04-01-52-150-04-01-00-14 -03"]
     assert (baby.emotion, baby.age, baby.language) == ("sad", "baby", "zxx")
+    assert {u.corpus for u in records.values()} == {"asvp_esd"}, "who has seen one has seen the other"
