@@ -83,7 +83,7 @@ def table(corpora: Sequence[Mapping[str, Any]], data_dir: str = "") -> str:
     letters = ", ".join(f"{letter} {emotion}" for letter, emotion in zip(_LETTERS, emotions.EMOTIONS, strict=True))
     lines += ["", f"emotions: {letters}, +n others, which stay without a label. 0 = not published."]
     lines += [f"prepared: below {data_dir or default_data_dir()}"]
-    note = f"Which speech taught these emotion is not published, they may have seen any: {', '.join(nobody_knows)}."
+    note = f"Not all speech that taught these emotion is published; they may have seen any: {', '.join(nobody_knows)}."
     lines += textwrap.wrap(note, _WIDTH)
     return "\n".join([*lines, "All of one: python -m mser_jax.corpora NAME"])
 
