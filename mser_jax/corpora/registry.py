@@ -14,6 +14,7 @@ from mser_jax.corpora import public
 
 # Imported when first used: `corpora` does not depend on what makes a corpus. A public corpus is a module of its name.
 BUILDERS = {
+    "m5ser": "mser_jax.m5ser.dataset:M5ser",
     "m5ser_mini": "mser_jax.m5ser.mini:M5serMini",
     "speech_folder": "mser_jax.corpora.speech_folder:SpeechFolder",
     **{name: f"{public.__name__}.{name}:" for name in public.NAMES},

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -120,25 +121,26 @@ class Plan:
         """The plan cut to `count` utterances, rounded down to whole rounds, at least one."""
         return dataclasses.replace(self, rounds=max(count // self.round_utterances, 1))
 
-    def with_hours(self, hours: float, seconds: Mapping[str, tuple[float, float]]) -> Plan:
+    def with_hours(self, hours: float, seconds: Mapping[str, float]) -> Plan:
         """The plan cut to about `hours` of audio, at least one round.
 
         Args:
           hours: of what passes the filters.
-          seconds: language -> of a block that was planned: seconds for itself, and more a character of its text.
+          seconds: language -> of audio that passes, of a planned block, a character of its text.
         """
         step = 1 << 14
         rounds, wanted = 0, hours * 3600
         while wanted > 0:
             blocks = np.zeros(step)
-            for language, (base, per_character) in seconds.items():
-                lengths = np.array([len(text.text) for text in self.texts[language]], np.float64)
-                blocks += base + per_character * lengths[np.arange(rounds, rounds + step) % len(lengths)]
+            for language, per_character in seconds.items():
+                lengths = np.array([len(text.text) for text in self.texts[language]])
+                blocks += per_character * lengths[np.arange(rounds, rounds + step) % len(lengths)]
             ends = np.cumsum(blocks)
             within = int(np.searchsorted(ends, wanted))
             rounds, wanted = rounds + within, (wanted - ends[-1] if within == step else 0.0)
         return dataclasses.replace(self, rounds=max(rounds, 1))
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """12 hex digits of all that decides line n; not of how many are spoken."""
         facts = [self.seed, list(self.emotions), list(self.intensities), self.chunk_utterances]
@@ -156,7 +158,7 @@ class Plan:
         pa.parquet.write_table(pa.Table.from_pylist(rows), buffer)
         storage.replace(folder / TEXTS_FILE, buffer.getvalue())
         facts = {
-            "fingerprint": self.fingerprint(), "rounds": self.rounds, "utterances": len(self), "seed": self.seed,
+            "fingerprint": self.fingerprint, "rounds": self.rounds, "utterances": len(self), "seed": self.seed,
             "emotions": list(self.emotions), "intensities": list(self.intensities),
             "chunk_utterances": self.chunk_utterances, "texts_left_out": self.texts_left_out,
             "voices": {language: [dataclasses.asdict(v) for v in voices] for language, voices in self.voices.items()},
