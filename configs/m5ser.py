@@ -11,6 +11,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if variant not in ("", "six"):
         raise ValueError(f"no variant {variant!r}; there is six")
     config = ConfigDict()
+    config.task = "generate"  # by mser_jax.m5ser, not by mser_jax.main
     config.seed = 0
     # '600 utterances' or '20 hours' of audio that passes; cut to whole rounds (a block of every language), so that
     # it stays balanced. May be raised later: the folder's data set then grows.

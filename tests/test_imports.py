@@ -26,7 +26,7 @@ def test_module_imports(name):
 def test_config_builds(path):
     if path.name not in ("common.py", "pretrained.py"):
         config = config_lib.load(str(path))
-        assert config.task in ("train", "evaluate")
+        assert config.task in ("train", "evaluate", "generate")
         assert config_lib.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 

@@ -62,7 +62,7 @@ def normalize(text: str) -> str:
     text = unicodedata.normalize("NFC", html.unescape(text))
     text = _MARKUP.sub(" ", _INVISIBLE.sub("", text)).translate(_APOSTROPHES)
     text = " ".join(_QUOTES.sub(" ", text).split())
-    text = _REPEATED_DOTS.sub("… ", text)
+    text = " ".join(_REPEATED_DOTS.sub("… ", text).split())
     text = _LEADING.sub("", text)
     text = _SPACED_JOINER.sub(r"\1\2\3", _SPACED_MARK.sub(r"\1", text))
     return _HAN_GAP.sub("，", text).strip(" ,;:-–—…").strip()

@@ -27,8 +27,8 @@ from mser_jax.m5ser.lines import Text
 # anticipation (2) and trust (8). Neutral is 0 in the projections, 9 in neu_en.txt.
 _XED_LABELS = {"1": "anger", "3": "disgust", "4": "fear", "5": "joy", "6": "sadness", "7": "surprise",
                "0": "neutral", "9": "neutral"}  # fmt: skip
-_XED_LINE = re.compile(r"(?P<text>.*\S)\s*\t\s*(?P<labels>[0-9](?:\s*,\s*[0-9])*)\s*")
-_XED_NEUTRAL = re.compile(r"(?P<labels>[09])\t(?P<text>.*\S)\s*")
+_XED_LINE = re.compile(r"(?P<text>[^\t]*[^\t\s])\s*\t\s*(?P<labels>[0-9](?:\s*,\s*[0-9])*)\s*")
+_XED_NEUTRAL = re.compile(r"(?P<labels>[09])\t(?P<text>[^\t]*[^\t\s])\s*")
 _XED_LANGUAGES = {"cn": "zh", "zh": "zh-Hant"}  # `cn` is simplified Chinese there, `zh` traditional
 
 # BRIGHTER (Muhammad et al., ACL 2025; SemEval-2025 task 11): its configurations (ISO 639-3, mostly) and BCP-47.
@@ -93,8 +93,8 @@ def read_sentences(_path: epath.Path | None = None) -> Iterator[Text]:
 def read_xed(folder: epath.Path) -> Iterator[Text]:
     """XED's LANG-projections.tsv, en-annotated.tsv and neu_LANG.txt as its repository has them.
 
-    A line is `sentence<TAB>label[, label …]`, in neu_*.txt `label<TAB>sentence`. Lines without a label (the rest of a
-    quoted record, in the projections) are passed over.
+    A line is `sentence<TAB>label[, label …]`, in neu_*.txt `label<TAB>sentence`. The projections hold a few hundred
+    lines that are the middle or end of a quoted record, without label or with more columns: passed over.
     """
     files = sorted([*folder.glob("*-projections.tsv"), *folder.glob("*-annotated.tsv"), *folder.glob("neu_*.txt")])
     _need(files, folder, "LANG-projections.tsv, en-annotated.tsv or neu_en.txt of XED")
@@ -118,7 +118,7 @@ def read_brighter(folder: epath.Path) -> Iterator[Text]:
     Columns: id, text and one 0/1 column an emotion (English lacks disgust); further columns do not matter. All zero
     is neutral, as its annotators were told.
     """
-    files = sorted([*folder.glob("**/*.parquet"), *folder.glob("**/*.csv")])
+    files = [*_below(folder, "*.parquet"), *_below(folder, "*.csv")]
     named = [(file, code) for file in files if (code := _brighter_code(file))]
     _need(named, folder, "parquet or csv files of BRIGHTER, named or filed by language code (eng, deu, …)")
     for file, code in named:
@@ -149,7 +149,7 @@ def read_goemotions(path: epath.Path) -> Iterator[Text]:
     files = [path]
     if path.is_dir():
         files = [file for name in ("train", "dev", "test") if (file := path / f"{name}.tsv").exists()]
-        files = files or sorted(path.glob("**/goemotions_*.csv"))
+        files = files or _below(path, "goemotions_*.csv")
         _need(files, path, "train.tsv, dev.tsv, test.tsv or goemotions_1.csv … of GoEmotions")
     _need([file for file in files if file.exists()], path, "GoEmotions")
     rows: Iterable[tuple[str, list[str]]] = (
@@ -209,6 +209,11 @@ def _need(found: Sequence[Any], path: epath.Path, what: str) -> None:
     if not found:
         missing = f"{path} holds no {what}" if path.exists() else f"no such file or folder: {path} (expected {what})"
         raise FileNotFoundError(f"texts: {missing}")
+
+
+def _below(folder: epath.Path, pattern: str) -> list[epath.Path]:
+    """Files in a folder and in two levels of folders below it (epath, for the sake of gs://, has no **)."""
+    return sorted(file for levels in ("", "*/", "*/*/") for file in folder.glob(f"{levels}{pattern}"))
 
 
 def _brighter_code(file: epath.Path) -> str:
