@@ -198,7 +198,8 @@ def make(
     """
     by_language: dict[str, list[Text]] = {language: [] for language in voices}
     for text in texts:
-        by_language[text.language].append(text)
+        if text.language in by_language:
+            by_language[text.language].append(text)
     for language in voices:
         if not by_language[language] or not voices[language]:
             lacking = "texts" if not by_language[language] else "voices"
