@@ -14,6 +14,7 @@ VARIANTS = {
     "stage1": (*_BOTH, *pretrained.PRESETS, "whisper_base_e5,cache=auto,lolo=de"),
     "stage2": (*_BOTH, *pretrained.STAGE2, "whisper_base_gemma,cache=auto,lolo=de"),
     "evaluate": ("",),
+    "m5ser": ("", "six"),
 }
 CONFIGS = {
     f"{file}{variant and '.'}{variant}.txt": f"configs/{file}.py{variant and ':'}{variant}"

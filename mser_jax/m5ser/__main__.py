@@ -21,7 +21,7 @@ _beam_args: list[str] = []
 
 
 def define_flags() -> None:
-    """Our flags: when run, not when imported, as mser_jax.main has flags of these names too."""
+    """Our flags: when run, not when imported: training has flags of these names too."""
     config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]", lock_config=True)
     flags.DEFINE_string("workdir", "", "Where the data set is written: a folder or gs://…", allow_override=True)
 

@@ -81,10 +81,10 @@ class Rows:
 
 
 def read_rows(folder: epath.Path, number: int) -> Rows | None:
-    """A chunk's rows; None where it is not there."""
+    """A chunk's rows; None where it is not there, or damaged."""
     try:
         table = pa.parquet.read_table(io.BytesIO(rows_path(folder, number).read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, pa.ArrowInvalid):
         return None
     return Rows(table, json.loads(table.schema.metadata[b"m5ser"]))
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
@@ -180,18 +181,19 @@ def apply_limit(whole: plan.Plan, limit: str, folder: epath.Path, tools: pipelin
     if not tools.is_complete(folder, 0, first, retry=False):
         logging.info("speaking the first %d utterances, to know how many make %s", len(first.chunk(0)), limit)
         tools.make(folder, 0, first)
-    table = chunks.read_rows(folder, 0).table.select(["language", "duration_s", "reason"]).to_pylist()
-    per_character = {}
+    rows = chunks.read_rows(folder, 0).table.select(["language", "duration_s", "transcript", "reason"]).to_pylist()
+    seconds = {}
     for language in whole.texts:
-        lines = [line for line in first.chunk(0) if line.language == language]
-        passed = sum(row["duration_s"] for row in table if row["language"] == language and not row["reason"])
-        per_character[language] = passed / max(sum(len(line.text.text) for line in lines), 1) * len(whole.emotions)
-    if not all(per_character.values()):
-        raise ConfigError(
-            f"of the first {len(table)} utterances none passed in {[k for k, v in per_character.items() if not v]}; "
-            f"reasons are in {chunks.rows_path(folder, 0)}. Change config.filters or voices, or raise chunk_utterances"
-        )
-    return whole.with_hours(number, per_character)
+        mine = [row for row in rows if row["language"] == language]
+        passed = [row["duration_s"] * (not row["reason"]) * len(whole.emotions) for row in mine]
+        if not any(passed):
+            raise ConfigError(
+                f"of the first {len(mine)} utterances in {language!r} none passed; reasons are in "
+                f"{chunks.rows_path(folder, 0)}. Change config.filters or voices, or raise config.chunk_utterances"
+            )
+        lengths = np.array([[1.0, len(row["transcript"])] for row in mine])
+        seconds[language] = tuple(np.linalg.lstsq(lengths, np.array(passed))[0].tolist())
+    return whole.with_hours(number, seconds)
 
 
 def worker_settings(config: ConfigDict) -> str:

@@ -73,13 +73,14 @@ def tools(settings: str) -> Tools:
 
 
 @functools.lru_cache(maxsize=1)
-def _plan(folder: str) -> plan.Plan:
+def _plan(folder: str, version: str) -> plan.Plan:
+    del version  # a process may meet the plan again, cut elsewhere
     return plan.load(epath.Path(folder))
 
 
-def make_chunk(number: int, folder: str, settings: str) -> int:
+def make_chunk(number: int, folder: str, version: str, settings: str) -> int:
     """What a Beam worker does with an element; returns it."""
-    tools(settings).make(epath.Path(folder), number, _plan(folder))
+    tools(settings).make(epath.Path(folder), number, _plan(folder, version))
     return number
 
 
@@ -103,7 +104,7 @@ def speak(folder: epath.Path, cut: plan.Plan, settings: str, wanted: Sequence[in
             pipeline
             | "chunks" >> beam.Create(list(wanted))
             | "spread" >> beam.Reshuffle()  # else one worker gets them all
-            | "speak" >> beam.Map(make_chunk, folder=os.fspath(folder), settings=settings)
+            | "speak" >> beam.Map(make_chunk, os.fspath(folder), f"{cut.fingerprint}/{cut.rounds}", settings)
         )
 
 
@@ -125,7 +126,7 @@ def check_args(beam_args: Sequence[str]) -> None:
     known = [name for action in parser._actions for name in action.option_strings]
     for argument in beam_args:
         name = argument.partition("=")[0]
-        if name not in known:
+        if name.startswith("-") and name not in known:
             near = difflib.get_close_matches(name, [*known, "--config", "--workdir"], n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(f"{argument}: no flag of this program and no pipeline option of Beam.{hint}")

@@ -121,20 +121,20 @@ class Plan:
         """The plan cut to `count` utterances, rounded down to whole rounds, at least one."""
         return dataclasses.replace(self, rounds=max(count // self.round_utterances, 1))
 
-    def with_hours(self, hours: float, seconds: Mapping[str, float]) -> Plan:
+    def with_hours(self, hours: float, seconds: Mapping[str, tuple[float, float]]) -> Plan:
         """The plan cut to about `hours` of audio, at least one round.
 
         Args:
           hours: of what passes the filters.
-          seconds: language -> of audio that passes, of a planned block, a character of its text.
+          seconds: language -> of audio that passes, of a planned block: in any case, and more a character of its text.
         """
         step = 1 << 14
         rounds, wanted = 0, hours * 3600
         while wanted > 0:
             blocks = np.zeros(step)
-            for language, per_character in seconds.items():
+            for language, (base, per_character) in seconds.items():
                 lengths = np.array([len(text.text) for text in self.texts[language]])
-                blocks += per_character * lengths[np.arange(rounds, rounds + step) % len(lengths)]
+                blocks += base + per_character * lengths[np.arange(rounds, rounds + step) % len(lengths)]
             ends = np.cumsum(blocks)
             within = int(np.searchsorted(ends, wanted))
             rounds, wanted = rounds + within, (wanted - ends[-1] if within == step else 0.0)

@@ -108,11 +108,10 @@ def test_parallel_texts_are_in_every_cut_and_spoken_by_other_voices():
 
 
 def test_hours_follow_the_lengths_of_the_texts():
-    seconds = {"en": 0.5, "de": 0.4, "zh": 2.0}
+    seconds = {"en": (0.0, 0.5), "de": (1.0, 0.4), "zh": (0.5, 2.0)}
     cut = make().with_hours(2.0, seconds)
-    spoken = sum(
-        seconds[x.language] * len(x.text.text) for x in (cut.line(n * 3) for n in range(len(cut) // 3))
-    )  # fmt: skip
+    blocks = [cut.line(n) for n in range(0, len(cut), len(EMOTIONS))]
+    spoken = sum(seconds[x.language][0] + seconds[x.language][1] * len(x.text.text) for x in blocks)
     assert 0.98 * 7200 <= spoken <= 7200
     assert len(make().with_hours(1e-6, seconds)) == 9, "at least a round"
     assert make().with_hours(2000.0, seconds).rounds == pytest.approx(1000 * cut.rounds, rel=0.02)

@@ -1,0 +1,62 @@
+"""The command line: our flags, Beam's, and typos of either."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from mser_jax import config as config_lib
+from mser_jax.m5ser import __main__ as program
+from mser_jax.m5ser import pipeline
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "mser_jax.m5ser", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_in_several_processes_and_said_in_the_end(tmp_path):
+    done = run(
+        "--config=configs/m5ser.py", f"--workdir={tmp_path / 'a'}", "--config.limit=24 utterances",
+        "--config.chunk_utterances=12", "--config.languages=en", "--direct_num_workers=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "24 of 24 utterances passed" in done.stdout and "by emotion: angry" in done.stdout
+    assert f"--config.data.corpora=m5ser:{tmp_path / 'a'}" in done.stdout
+    assert "24/24" in done.stderr and (tmp_path / "a" / "index.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.limits=3 hours", "Did you mean --config.limit?"),
+        ("--runer=DataflowRunner", "Did you mean --runner?"),
+    ],
+)
+def test_typos(tmp_path, argument, message):
+    done = run("--config=configs/m5ser.py", f"--workdir={tmp_path}", argument)
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_flags_are_shared_out():
+    ours, beams = program.split_flags(
+        ["m5ser", "--config.limit=3 hours", "--runner=FlinkRunner", "--flink_master", "host:8081", "--verbosity=1",
+         "--config.seed", "3"]
+    )  # fmt: skip
+    assert ours == ["m5ser", "--config.limit=3 hours", "--verbosity=1", "--config.seed", "3"]
+    assert beams == ["--runner=FlinkRunner", "--flink_master", "host:8081"]
+    pipeline.check_args(beams)
+    pipeline.check_args(["--runner=DataflowRunner", "--region=europe-west4", "--setup_file=./setup.py", "--streaming"])
+    with pytest.raises(config_lib.ConfigError, match="no pipeline option of Beam"):
+        pipeline.check_args(["--num_wrkers=4"])
+
+
+def test_where_it_runs_is_left_to_beam_when_it_is_said():
+    options = dict(pair.split("=") for pair in pipeline.with_defaults(["--runner=SparkRunner"]))
+    assert options["--runner"] == "SparkRunner"
+    options = dict(pair.split("=") for pair in pipeline.with_defaults(["--direct_num_workers=7"]))
+    assert options["--direct_num_workers"] == "7" and options["--direct_running_mode"] == "multi_processing"
