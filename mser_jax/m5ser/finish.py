@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import collections
-import io
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -26,7 +25,8 @@ from mser_jax.m5ser.plan import Plan
 
 REJECTED_FILE = "rejected.parquet"  # index rows of what did not pass, with reason and provenance
 AXES = ("language", "emotion", "domain", "speaker", "split")
-_READERS = 32
+_AXES_OF_ALL = ("corpus", *AXES)
+_READERS = 32  # chunks read at once: on gs:// each is a request
 
 
 def finish(folder: epath.Path, plan: Plan) -> dict[str, Any]:
@@ -35,39 +35,47 @@ def finish(folder: epath.Path, plan: Plan) -> dict[str, Any]:
     Raises:
       RuntimeError: nothing passed the filters.
     """
+    index, rejected, small, facts, lengths = _Parquet(), _Parquet(), [], [], []
     with futures.ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(lambda number: chunks.read_rows(folder, number), range(plan.num_chunks)))
-    table = pa.concat_tables([rows.table.replace_schema_metadata(None) for rows in found])
-    passed = pc.equal(table["reason"], "")
-    index, rejected = table.filter(passed).drop_columns("reason"), table.filter(pc.invert(passed))
-    report = make_report(plan, index, rejected, [rows.facts for rows in found])
-    if not len(index):
+        for rows in _in_order(pool, lambda number: chunks.read_rows(folder, number), plan.num_chunks):
+            table = rows.table.replace_schema_metadata(None)
+            passed = pc.equal(table["reason"], "")
+            lengths.append(pc.sum(passed).as_py())
+            index.write(table.filter(passed).drop_columns("reason"))
+            rejected.write(table.filter(pc.invert(passed)))
+            small.append(table.select([*_AXES_OF_ALL, "duration_s", "reason"]))
+            facts.append(rows.facts)
+    report = make_report(plan, pa.concat_tables(small), facts)
+    if not report["built"]:
         raise RuntimeError(
-            f"{folder}: none of {len(table)} utterances passed the filters; reasons: {report['rejected_by_reason']}."
+            f"{folder}: none of {len(plan)} utterances passed the filters; reasons: {report['rejected_by_reason']}."
             " Look at config.filters, listen to what the engine says, and start in another folder"
         )
-    storage.replace(folder / REJECTED_FILE, _parquet(rejected))
+    storage.replace(folder / REJECTED_FILE, rejected.close())
     storage.replace(folder / builder.REPORT_FILE, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     dataset = M5ser(data_dir=os.fspath(folder))
-    lengths = [len(rows.table) - pc.sum(pc.not_equal(rows.table["reason"], "")).as_py() for rows in found]
     split = tfds.core.SplitInfo(
         name=shards.SPLIT,
         shard_lengths=lengths,
-        num_bytes=sum(rows.facts["shard_bytes"] for rows in found),
+        num_bytes=sum(fact["shard_bytes"] for fact in facts),
         filename_template=chunks.shard_template(folder),
     )
     dataset.info.set_splits(tfds.core.splits.SplitDict([split]))
     dataset.info.write_to_directory(folder)
-    storage.replace(folder / builder.INDEX_FILE, _parquet(index))
+    storage.replace(folder / builder.INDEX_FILE, index.close())
     return report
 
 
-def make_report(
-    plan: Plan, index: pa.Table, rejected: pa.Table, facts: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:  # fmt: skip
-    """The content of report.json: what builds of other corpora report, and pass rates by AXES ("domain" = engine)."""
-    hours = {axis: _sums(index, axis, "duration_s", 3600) for axis in ("corpus", *AXES)}
-    counts = {axis: _counts(index, axis) for axis in ("corpus", *AXES)}
+def make_report(plan: Plan, lines: pa.Table, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of report.json: what builds of other corpora report, and pass rates by AXES ("domain" = engine).
+
+    Args:
+      lines: reason, duration_s and axes of every line. facts: of every chunk's rows.
+    """
+    passed = pc.equal(lines["reason"], "")
+    index, rejected = lines.filter(passed), lines.filter(pc.invert(passed))
+    hours = {axis: _sums(index, axis, "duration_s", 3600) for axis in _AXES_OF_ALL}
+    counts = {axis: _counts(index, axis) for axis in _AXES_OF_ALL}
     rates = {}
     for axis in AXES:
         lost = _counts(rejected, axis)
@@ -141,7 +149,31 @@ def _crossed_reasons(rejected: pa.Table) -> dict[str, dict[str, int]]:
     return dict(crossed)
 
 
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pa.parquet.write_table(table, buffer)
-    return buffer.getvalue()
+class _Parquet:
+    """A parquet file that is written table by table, in memory as it will be on disk."""
+
+    def __init__(self) -> None:
+        self._sink = pa.BufferOutputStream()
+        self._writer: pa.parquet.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Appends a table, all of one schema; an empty one still tells the schema."""
+        self._writer = self._writer or pa.parquet.ParquetWriter(self._sink, table.schema)
+        if len(table):
+            self._writer.write_table(table)
+
+    def close(self) -> bytes:
+        """The file."""
+        self._writer.close()
+        return self._sink.getvalue().to_pybytes()
+
+
+def _in_order(pool: futures.Executor, read: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """`read` of 0 … count − 1 in order, a few ahead and not all: there may be thousands."""
+    waiting: collections.deque[futures.Future] = collections.deque()
+    for number in range(count):
+        waiting.append(pool.submit(read, number))
+        if len(waiting) > _READERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

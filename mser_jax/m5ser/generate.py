@@ -120,7 +120,10 @@ def make_plan(config: ConfigDict, engines: Mapping[str, Engine]) -> plan.Plan:
             read, min_length=section.min_length, max_length=section.max_length,
             near_duplicates=section.near_duplicates, check_language=section.check_language,
         )  # fmt: skip
-    logging.info("%d of %d texts; left out: %s", len(texts), len(read), left_out or "none")
+    for language in languages:
+        reasons = sorted(left_out.get(language, {}).items(), key=lambda pair: -pair[1])
+        kept = sum(text.language == language for text in texts)
+        logging.info("texts, %s: %d; left out: %s", language, kept, ", ".join(f"{k} {v}" for k, v in reasons) or "none")
     with config_lib.blame("engines"):
         voices = find_voices(config, engines, languages)
     try:

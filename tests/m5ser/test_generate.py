@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from etils import epath
 
@@ -182,7 +183,7 @@ def test_silence_is_rejected_with_all_emotions_of_its_words(toy, tmp_path):
     assert report["rejected_by_reason"] == {"silent": 20}
     assert report["rejected_by_reason_and_emotion"] == {"silent": {"sad": 20}}
     assert report["pass_rates"]["emotion"] == {"angry": 1.0, "happy": 1.0, "sad": 0.0}
-    rejected = finish.pa.parquet.read_table(tmp_path / "a" / "rejected.parquet")
+    rejected = pyarrow.parquet.read_table(tmp_path / "a" / "rejected.parquet")
     assert set(rejected["emotion"].to_pylist()) == {"sad"} and len(rejected) == 20
 
 
