@@ -80,10 +80,10 @@ class Rows:
         return self.table["reason"].to_pylist().count(ENGINE_FAILED)
 
 
-def read_rows(folder: epath.Path, number: int) -> Rows | None:
-    """A chunk's rows; None where it is not there, or damaged."""
+def read_rows(folder: epath.Path, number: int, columns: Sequence[str] | None = None) -> Rows | None:
+    """A chunk's rows (`columns` of them); None where it is not there, or damaged."""
     try:
-        table = pa.parquet.read_table(io.BytesIO(rows_path(folder, number).read_bytes()))
+        table = pa.parquet.read_table(io.BytesIO(rows_path(folder, number).read_bytes()), columns=columns)
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     return Rows(table, json.loads(table.schema.metadata[b"m5ser"]))
@@ -91,7 +91,7 @@ def read_rows(folder: epath.Path, number: int) -> Rows | None:
 
 def is_complete(folder: epath.Path, number: int, plan: Plan, fingerprint: str, *, retry: bool) -> bool:
     """Whether a chunk of the plan is there. `retry`: not where an engine failed on some of its lines."""
-    rows = read_rows(folder, number)
+    rows = read_rows(folder, number, ["reason"])
     if rows is None or rows.facts["plan"] != fingerprint or rows.facts["lines"] != _ends(plan, number):
         return False
     shard = shard_path(folder, number)

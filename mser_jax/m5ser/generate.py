@@ -58,16 +58,18 @@ def _run(config: ConfigDict, folder: epath.Path, beam_args: Sequence[str]) -> di
     with config_lib.blame("engines"):
         tools = pipeline.tools(settings)
     whole = make_plan(config, tools.engines)
-    if (folder / plan.PLAN_FILE).exists() and (told := plan.load(folder).fingerprint) != whole.fingerprint:
+    before = plan.load(folder) if (folder / plan.PLAN_FILE).exists() else None
+    if before is not None and before.fingerprint != whole.fingerprint:
         raise ConfigError(
-            f"{folder} was begun with other texts, sentence filters or engines than there are now (plan {told}, now "
-            f"{whole.fingerprint}): bring those back, or generate into another folder"
+            f"{folder} was begun with other texts, sentence filters or engines than there are now (plan "
+            f"{before.fingerprint}, now {whole.fingerprint}): bring those back, or generate into another folder"
         )
     _remove_leftovers(folder)
     (folder / chunks.ROWS).mkdir(parents=True, exist_ok=True)
     storage.replace(folder / CONFIG_FILE, config_lib.to_json(config))
+    whole = dataclasses.replace(whole, seconds={} if before is None else before.seconds)
     cut = apply_limit(whole, config.limit, folder, tools)
-    is_same = (folder / builder.INDEX_FILE).exists() and len(plan.load(folder)) == len(cut)
+    is_same = before is not None and len(before) == len(cut) and (folder / builder.INDEX_FILE).exists()
     if not is_same:
         (folder / builder.INDEX_FILE).unlink(missing_ok=True)  # by it the folder is known to be finished
     cut.save(folder)
@@ -169,10 +171,8 @@ def find_voices(
 def apply_limit(whole: plan.Plan, limit: str, folder: epath.Path, tools: pipeline.Tools) -> plan.Plan:
     """The plan cut to '600 utterances' or '20 hours' (of audio that passes).
 
-    How long a plan speaks is known from its first chunk, which is made for that here, and the lengths of the texts.
-
     Raises:
-      ConfigError: the limit is neither, or nothing of the first chunk passes.
+      ConfigError: the limit is neither; or see measure_seconds.
     """
     match = _LIMIT.match(limit)
     if not match or not float(match[1]) > 0:
@@ -180,23 +180,38 @@ def apply_limit(whole: plan.Plan, limit: str, folder: epath.Path, tools: pipelin
     number, unit = float(match[1]), match[2].rstrip("s")
     if unit == "utterance":
         return whole.with_utterances(int(number))
-    first = whole.with_utterances(whole.chunk_utterances + whole.round_utterances)
-    if not tools.is_complete(folder, 0, first, retry=False):
-        logging.info("speaking the first %d utterances, to know how many make %s", len(first.chunk(0)), limit)
-        tools.make(folder, 0, first)
-    rows = chunks.read_rows(folder, 0).table.select(["language", "duration_s", "transcript", "reason"]).to_pylist()
+    seconds = measure_seconds(whole, folder, tools) if not whole.seconds else whole.seconds
+    return dataclasses.replace(whole, seconds=seconds).with_hours(number)
+
+
+def measure_seconds(whole: plan.Plan, folder: epath.Path, tools: pipeline.Tools) -> dict[str, tuple[float, float]]:
+    """`Plan.seconds`, from one chunk, which is made for that here and is a part of the data set.
+
+    It is the first one after the parallel texts, which begin a plan and are not like the others.
+
+    Raises:
+      ConfigError: nothing of that chunk passes.
+    """
+    own = whole.texts[whole.languages[0]]
+    parallel = sum(bool(text.parallel_id) for text in own) % len(own)
+    sample = -(-parallel * whole.round_utterances // whole.chunk_utterances)
+    long = whole.with_utterances((sample + 1) * whole.chunk_utterances + whole.round_utterances)
+    if not tools.is_complete(folder, sample, long, retry=False):
+        logging.info("speaking %d utterances, to know how many make an hour", len(long.chunk(sample)))
+        tools.make(folder, sample, long)
+    rows = chunks.read_rows(folder, sample).table.select(["language", "duration_s", "transcript", "reason"]).to_pylist()
     seconds = {}
     for language in whole.texts:
         mine = [row for row in rows if row["language"] == language]
         passed = [row["duration_s"] * (not row["reason"]) * len(whole.emotions) for row in mine]
         if not any(passed):
             raise ConfigError(
-                f"of the first {len(mine)} utterances in {language!r} none passed; reasons are in "
-                f"{chunks.rows_path(folder, 0)}. Change config.filters or voices, or raise config.chunk_utterances"
+                f"of {len(mine)} utterances in {language!r} none passed; reasons are in "
+                f"{chunks.rows_path(folder, sample)}. Change config.filters or voices, or raise config.chunk_utterances"
             )
         lengths = np.array([[1.0, len(row["transcript"])] for row in mine])
         seconds[language] = tuple(np.linalg.lstsq(lengths, np.array(passed))[0].tolist())
-    return whole.with_hours(number, seconds)
+    return seconds
 
 
 def worker_settings(config: ConfigDict) -> str:

@@ -29,7 +29,7 @@ from mser_jax.m5ser.lines import Line, Text
 
 PLAN_FILE = "plan.json"
 TEXTS_FILE = "texts.parquet"
-_SAVED = ("emotions", "intensities", "seed", "chunk_utterances", "rounds", "texts_left_out")
+_SAVED = ("emotions", "intensities", "seed", "chunk_utterances", "rounds", "texts_left_out", "seconds")
 
 
 class PlanError(ValueError):
@@ -54,6 +54,8 @@ class Plan:
     emotions: canonical. intensities: levels, each with the same share of blocks.
     chunk_utterances: of what is made, kept or repeated as a whole; a multiple of the emotions.
     texts_left_out: language -> reason -> number, for the report.
+    seconds: language -> of audio that passes, of a planned block: in any case, and more a character of its text;
+      empty where nobody asked.
     """
 
     texts: Mapping[str, Sequence[Text]]
@@ -64,6 +66,7 @@ class Plan:
     chunk_utterances: int
     rounds: int = 0
     texts_left_out: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    seconds: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -121,18 +124,13 @@ class Plan:
         """The plan cut to `count` utterances, rounded down to whole rounds, at least one."""
         return dataclasses.replace(self, rounds=max(count // self.round_utterances, 1))
 
-    def with_hours(self, hours: float, seconds: Mapping[str, tuple[float, float]]) -> Plan:
-        """The plan cut to about `hours` of audio, at least one round.
-
-        Args:
-          hours: of what passes the filters.
-          seconds: language -> of audio that passes, of a planned block: in any case, and more a character of its text.
-        """
+    def with_hours(self, hours: float) -> Plan:
+        """The plan cut to about `hours` of audio that passes the filters, by `seconds`; at least one round."""
         step = 1 << 14
         rounds, wanted = 0, hours * 3600
         while wanted > 0:
             blocks = np.zeros(step)
-            for language, (base, per_character) in seconds.items():
+            for language, (base, per_character) in self.seconds.items():
                 lengths = np.array([len(text.text) for text in self.texts[language]])
                 blocks += base + per_character * lengths[np.arange(rounds, rounds + step) % len(lengths)]
             ends = np.cumsum(blocks)
@@ -160,7 +158,7 @@ class Plan:
         facts = {
             "fingerprint": self.fingerprint, "rounds": self.rounds, "utterances": len(self), "seed": self.seed,
             "emotions": list(self.emotions), "intensities": list(self.intensities),
-            "chunk_utterances": self.chunk_utterances, "texts_left_out": self.texts_left_out,
+            "chunk_utterances": self.chunk_utterances, "texts_left_out": self.texts_left_out, "seconds": self.seconds,
             "voices": {language: [dataclasses.asdict(v) for v in voices] for language, voices in self.voices.items()},
         }  # fmt: skip
         storage.replace(folder / PLAN_FILE, json.dumps(facts, indent=1) + "\n")

@@ -134,6 +134,10 @@ def test_hours(toy, tmp_path):
     report = generate.run(toy, str(tmp_path / "a"), HERE)
     assert report["hours_total"] == pytest.approx(0.02, rel=0.08)
     assert len(spoken(toy)) == report["planned"], "the utterances that told how long they are were kept"
+    toy.limit = "0.005 hours"
+    small = generate.run(toy, str(tmp_path / "a"), HERE)
+    assert small["hours_total"] == pytest.approx(0.005, abs=0.002) and len(spoken(toy)) == report["planned"]
+    assert len(contents(tmp_path / "a")) == small["built"]
 
 
 def test_an_unfinished_set_is_refused_and_goes_on(toy, tmp_path, monkeypatch):
