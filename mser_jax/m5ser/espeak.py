@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.metadata
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from pypinyin import Style, lazy_pinyin
 
 from mser_jax.m5ser.engine import Speech, UnsupportedSpeechError
 from mser_jax.m5ser.engines import EngineError
-from mser_jax.m5ser.prosody import TARGETS, Prosody, draw_prosody
+from mser_jax.m5ser.prosody import JITTER, TARGETS, Prosody, draw_prosody
 
 # speak_lib.h: espeak_AUDIO_OUTPUT, espeakCHARS_*, espeak_PARAMETER. Its own rate is 175 words a minute.
 _SYNCHRONOUS, _UTF8 = 2, 1
@@ -67,6 +68,10 @@ class EspeakEngine:
         _voice_file(language)
         return _variants()
 
+    def facts(self) -> tuple:
+        """What else decides the sound; see engines.fingerprint."""
+        return [], TARGETS, JITTER, _version()
+
     def speak(self, text: str, *, language: str, voice: str, emotion: str, intensity: float, seed: int) -> Speech:
         """See `Engine.speak`. Leading and trailing silence is cut off; 22050 Hz.
 
@@ -86,12 +91,18 @@ class EspeakEngine:
         if not samples.any():
             raise EngineError(f"espeak-ng spoke nothing for {text!r} ({language}, {voice})")
         waveform = _trim(_tilt(samples.astype(np.float32) / 32768, rate, prosody.tilt_db))
-        metadata = {"engine": self.name, "voice": voice, "language": language, "emotion": emotion}
+        metadata = {"engine": self.name, "version": _version(), "voice": voice, "language": language}
+        values = {name: value for name, value in vars(prosody).items() if name != "jitter_pct"}
         return Speech(
             waveform=waveform,
             sampling_rate=rate,
-            metadata={**metadata, "intensity": intensity, "seed": seed, **vars(prosody)},
+            metadata={**metadata, "emotion": emotion, "intensity": intensity, "seed": seed, **values},
         )
+
+
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version("espeakng-loader")
 
 
 def spoken_form(text: str, language: str) -> str:

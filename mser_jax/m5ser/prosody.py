@@ -25,6 +25,9 @@ class Prosody:
     volume_db: loudness, dB.
     tilt_db: spectral tilt, dB per octave around 1 kHz; positive = more high-frequency energy (tense voice).
     rise: 0 to 1, how strongly the sentence ends with the intonation of a question.
+    jitter_pct: perturbation of f0 from one cycle to the next, beyond the voice's own: mean absolute difference of
+      neighbouring periods over the mean period, per cent. espeak-ng cannot; its data sets are named by the repr of
+      the tables below, so the field stays out of it.
     """
 
     pitch_st: float = 0.0
@@ -33,6 +36,7 @@ class Prosody:
     volume_db: float = 0.0
     tilt_db: float = 0.0
     rise: float = 0.0
+    jitter_pct: float = dataclasses.field(default=0.0, repr=False)
 
 
 # At intensity 1, before jitter.
