@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging as std_logging
+import re
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -15,6 +16,8 @@ from ml_collections import config_flags
 from mser_jax import config as config_lib
 from mser_jax import storage
 from mser_jax.m5ser import finish, generate
+from mser_jax.m5ser.engine import UnsupportedSpeechError
+from mser_jax.m5ser.engines import EngineUnavailableError
 
 # What no flag of ours is called: Beam's own, in `main`.
 _beam_args: list[str] = []
@@ -61,16 +64,18 @@ def main(argv: Sequence[str]) -> None:
     except config_lib.ConfigError as error:
         raise SystemExit(f"error: {error}") from error
     except Exception as error:
-        if advice := storage.explain(error) or _advice(error):
-            raise SystemExit(f"error: {advice}") from error
+        if told := storage.explain(error) or advice(error):
+            raise SystemExit(f"error: {told}") from error
         raise
 
 
-def _advice(error: Exception) -> str:
-    """One line for what an engine refuses (Beam hands on its workers' errors as text) and for a full disk."""
-    lines = [line for line in str(error).splitlines() if "UnsupportedSpeechError: " in line]
-    if lines:
-        return lines[-1].partition("UnsupportedSpeechError: ")[2]
+def advice(error: Exception) -> str:
+    """One line for what an engine refuses (Beam hands on its workers' errors as text) and for a full disk; else ""."""
+    if isinstance(error, UnsupportedSpeechError | EngineUnavailableError):
+        return str(error)
+    for line in reversed(str(error).splitlines()):
+        if match := re.search(r"\b(UnsupportedSpeechError|EngineUnavailableError): (.+)", line):
+            return match[2]
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
     return f"{error}. Free some room: the same command then goes on with the chunks that are missing" if full else ""
 

@@ -55,8 +55,7 @@ def run(config: ConfigDict, workdir: str, beam_args: Sequence[str] = ()) -> dict
 def _run(config: ConfigDict, folder: epath.Path, beam_args: Sequence[str]) -> dict[str, Any]:
     _check_same(config, folder)
     settings = worker_settings(config)
-    with config_lib.blame("engines"):
-        tools = pipeline.tools(settings)
+    tools = pipeline.tools(settings)
     whole = make_plan(config, tools.engines)
     before = plan.load(folder) if (folder / plan.PLAN_FILE).exists() else None
     if before is not None and before.fingerprint != whole.fingerprint:

@@ -25,7 +25,7 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from mser_jax.config import ConfigError
+from mser_jax.config import ConfigError, blame
 from mser_jax.m5ser import chunks, filters, plan
 from mser_jax.m5ser.engine import Engine
 from mser_jax.m5ser.engines import build_engine
@@ -62,11 +62,15 @@ class Tools:
 
 @functools.lru_cache(maxsize=1)
 def tools(settings: str) -> Tools:
-    """Engines and filters of the settings (JSON of engines -> options, filters, keep_balanced)."""
+    """Engines and filters of the settings (JSON of engines -> options, filters, keep_balanced); or ConfigError."""
     told = json.loads(settings)
+    with blame("engines"):
+        engines = {name: build_engine(name, options) for name, options in told["engines"].items()}
+    with blame("filters"):
+        filter_list = filters.build_filters(told["filters"])
     return Tools(
-        engines={name: build_engine(name, options) for name, options in told["engines"].items()},
-        filters=filters.build_filters(told["filters"]),
+        engines=engines,
+        filters=filter_list,
         keep_balanced=told["keep_balanced"],
         print=hashlib.sha256(settings.encode()).hexdigest()[:8],
     )

@@ -8,7 +8,7 @@ import pytest
 
 from mser_jax import config as config_lib
 from mser_jax.m5ser import __main__ as program
-from mser_jax.m5ser import pipeline
+from mser_jax.m5ser import engines, pipeline
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -60,3 +60,11 @@ def test_where_it_runs_is_left_to_beam_when_it_is_said():
     assert options["--runner"] == "SparkRunner"
     options = dict(pair.split("=") for pair in pipeline.with_defaults(["--direct_num_workers=7"]))
     assert options["--direct_num_workers"] == "7" and options["--direct_running_mode"] == "multi_processing"
+
+
+def test_what_an_engine_refuses_in_a_worker_is_one_line():
+    told = "Error processing\nTraceback …\nmser_jax.m5ser.engine.UnsupportedSpeechError: no voice 'x'; there is y\n\n"
+    assert program.advice(RuntimeError(told)) == "no voice 'x'; there is y"
+    assert program.advice(engines.EngineUnavailableError("no server")) == "no server"
+    assert "goes on with the chunks" in program.advice(RuntimeError("OSError: No space left on device"))
+    assert program.advice(RuntimeError("a bug")) == ""
