@@ -19,12 +19,11 @@ from pathlib import Path
 
 import espeakng_loader
 import numpy as np
-import scipy.fft
 from pypinyin import Style, lazy_pinyin
 
 from mser_jax.m5ser.engine import Speech, UnsupportedSpeechError
 from mser_jax.m5ser.engines import EngineError
-from mser_jax.m5ser.prosody import JITTER, TARGETS, Prosody, draw_prosody
+from mser_jax.m5ser.prosody import JITTER, TARGETS, Prosody, draw_prosody, tilt_spectrum
 
 # speak_lib.h: espeak_AUDIO_OUTPUT, espeakCHARS_*, espeak_PARAMETER. Its own rate is 175 words a minute.
 _SYNCHRONOUS, _UTF8 = 2, 1
@@ -90,7 +89,7 @@ class EspeakEngine:
         samples, rate = _synthesize(spoken, f"{_voice_file(language)}+{voice}", prosody, seed)
         if not samples.any():
             raise EngineError(f"espeak-ng spoke nothing for {text!r} ({language}, {voice})")
-        waveform = _trim(_tilt(samples.astype(np.float32) / 32768, rate, prosody.tilt_db))
+        waveform = _trim(tilt_spectrum(samples.astype(np.float32) / 32768, rate, prosody.tilt_db))
         metadata = {"engine": self.name, "version": _version(), "voice": voice, "language": language}
         values = {name: value for name, value in vars(prosody).items() if name != "jitter_pct"}
         return Speech(
@@ -222,15 +221,3 @@ def _trim(waveform: np.ndarray) -> np.ndarray:
     frames = np.convolve(energy, np.ones(4), "valid")[: len(waveform) // _HOP + 1]
     loud = np.flatnonzero(frames > frames.max() * 10 ** (-_TRIM_DB / 10))
     return waveform[loud[0] * _HOP : (loud[-1] + 1) * _HOP]
-
-
-def _tilt(waveform: np.ndarray, rate: int, db_per_octave: float) -> np.ndarray:
-    """Tilts the spectrum from 125 Hz to 8 kHz around 1 kHz; RMS stays, peaks are kept below full scale."""
-    # Padded by 20 ms, so that the filter's tail does not wrap around.
-    length = scipy.fft.next_fast_len(len(waveform) + rate // 50, real=True)
-    frequency = scipy.fft.rfftfreq(length, 1 / rate).astype(np.float32)
-    gain_db = np.float32(db_per_octave) * np.log2(np.clip(frequency, 125, 8000) / 1000)
-    spectrum = scipy.fft.rfft(waveform, length) * np.power(np.float32(10), gain_db / 20)
-    tilted = scipy.fft.irfft(spectrum, length)[: len(waveform)]
-    tilted *= np.sqrt(np.mean(np.square(waveform)) / max(np.mean(np.square(tilted)), 1e-12))
-    return (tilted / max(1.0, np.abs(tilted).max() / 0.99)).astype(np.float32)

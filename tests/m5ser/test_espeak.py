@@ -8,7 +8,7 @@ import librosa
 import numpy as np
 import pytest
 
-from mser_jax.m5ser import espeak
+from mser_jax.m5ser import prosody
 from mser_jax.m5ser.engine import Engine, UnsupportedSpeechError
 from mser_jax.m5ser.espeak import EspeakEngine, spoken_form
 from mser_jax.m5ser.mini import M5serMiniConfig
@@ -201,7 +201,7 @@ def test_neighbours_overlap_through_jitter():
 
 def test_tilt_changes_the_slope_but_not_the_level():
     noise = np.random.default_rng().normal(0, 0.05, 22050).astype(np.float32)
-    tilted = espeak._tilt(noise, 22050, 3.0)
+    tilted = prosody.tilt_spectrum(noise, 22050, 3.0)
     power = np.abs(np.fft.rfft([noise, tilted])) ** 2
     bands = [power[:, round(f / 1.2) : round(f * 1.2)].mean(axis=1) for f in (250, 500, 1000, 2000, 4000)]
     gains = [10 * np.log10(after / before) for before, after in bands]
