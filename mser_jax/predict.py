@@ -20,7 +20,7 @@ import logging as std_logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -78,8 +78,12 @@ class Predictor:
             BadAudio: it cannot be used; the message says why.
         """
         samples, info = audio_check.load(file)
+        return self.add_samples(file, samples, info.duration_s)
+
+    def add_samples(self, name: str, samples: np.ndarray, seconds: float) -> Recording:
+        """`add` of int16 [time] at 16 kHz."""
         parts = windows(samples, self._classes[-1])
-        recording = Recording(file, info.duration_s, len(parts))
+        recording = Recording(name, seconds, len(parts))
         for part in parts:
             length = next(size for size in self._classes if len(part) <= size)
             self._waiting[length].append((recording, part))
@@ -131,6 +135,29 @@ def _for_files(trained: ConfigDict) -> ConfigDict:
     out.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})
     out.data.feature_cache = ""
     return out
+
+
+def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """A function from int16 [time] at 16 kHz, any number of them, to the labels' probabilities [waveforms, labels].
+
+    Args:
+        run: the workdir of a training run. step: of its checkpoint, negative: the newest.
+        labels: any words.
+
+    Raises:
+        ConfigError: there is no such run, or it cannot be asked for these labels. CheckpointError: it cannot be read.
+    """
+    checkpoint = evaluate.open_checkpoint(run, step, _for_files)
+    with jax.set_mesh(checkpoint.mesh):
+        predictor = Predictor(checkpoint, checkpoint.stage.scorer(labels, languages=(), mesh=checkpoint.mesh))
+
+    def score(waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        with jax.set_mesh(checkpoint.mesh):
+            found = [predictor.add_samples("", samples, len(samples) / audio.SAMPLE_RATE) for samples in waveforms]
+            predictor.finish()
+        return np.stack([recording.answer for recording in found]) if found else np.zeros((0, len(labels)))
+
+    return score
 
 
 def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, languages: str) -> int:
