@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from mser_jax.m5ser import filters
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -31,7 +32,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.engines = ConfigDict({"espeak": _engine(voices="m1,m2,m3,m4,m5,m7,m8,f1,f2,f4,f5", held_out="m6,f3")})
-    config.filters = ConfigDict({})
+    # Of audio: thresholds as mser_jax/m5ser/filters explains them; two need a model's path and are off without.
+    config.filters = ConfigDict(filters.DEFAULTS)
     # Where one emotion of the same words, voice and intensity is rejected, so are the others.
     config.keep_balanced = True
     # What is made, kept or repeated as a whole, by one worker, and lies in one record file.

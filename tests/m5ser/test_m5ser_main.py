@@ -29,16 +29,9 @@ def test_in_several_processes_and_said_in_the_end(tmp_path):
     assert "24/24" in done.stderr and (tmp_path / "a" / "index.parquet").exists()
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--config.limits=3 hours", "Did you mean --config.limit?"),
-        ("--runer=DataflowRunner", "Did you mean --runner?"),
-    ],
-)
-def test_typos(tmp_path, argument, message):
-    done = run("--config=configs/m5ser.py", f"--workdir={tmp_path}", argument)
-    assert done.returncode != 0 and message in done.stderr
+def test_a_typo_is_one_line(tmp_path):
+    done = run("--config=configs/m5ser.py", f"--workdir={tmp_path}", "--config.limits=3 hours")
+    assert done.returncode != 0 and "Did you mean --config.limit?" in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -51,8 +44,8 @@ def test_flags_are_shared_out():
     assert beams == ["--runner=FlinkRunner", "--flink_master", "host:8081"]
     pipeline.check_args(beams)
     pipeline.check_args(["--runner=DataflowRunner", "--region=europe-west4", "--setup_file=./setup.py", "--streaming"])
-    with pytest.raises(config_lib.ConfigError, match="no pipeline option of Beam"):
-        pipeline.check_args(["--num_wrkers=4"])
+    with pytest.raises(config_lib.ConfigError, match=r"no pipeline option of Beam\. Did you mean --runner\?"):
+        pipeline.check_args(["--runer=DataflowRunner"])
 
 
 def test_where_it_runs_is_left_to_beam_when_it_is_said():
