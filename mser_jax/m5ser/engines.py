@@ -50,7 +50,7 @@ def build_engine(name: str, options: Mapping[str, Any]) -> Engine:
                 f"engine {name}: no option {option!r}.{_nearest(option, known)} Options: {', '.join(known) or 'none'}"
             )
     needed = [key for key, parameter in known.items() if parameter.default is parameter.empty]
-    if missing := [key for key in needed if options.get(key) in (None, "")]:
+    if missing := [key for key in needed if options.get(key) in (None, "", [], ())]:
         raise ValueError(f"engine {name}: option {missing[0]!r} is missing")
     return engine(**options)
 

@@ -57,6 +57,11 @@ TARGETS: dict[str, Prosody] = {
 JITTER = Prosody(pitch_st=1.3, range_oct=0.25, rate_oct=0.12, volume_db=2.0, tilt_db=0.8, jitter_pct=0.2)
 
 
+def prosody_facts() -> str:
+    """All values of the tables, for fingerprints of engines that render every field."""
+    return repr([(name, sorted(vars(values).items())) for name, values in [*sorted(TARGETS.items()), ("", JITTER)]])
+
+
 def draw_prosody(emotion: str, intensity: float, rng: np.random.Generator) -> Prosody:
     """One rendering of an emotion: intensity × target + normal jitter.
 

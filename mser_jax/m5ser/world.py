@@ -9,10 +9,14 @@ A vocoder is heard: whoever edits some emotions must let the others, neutral too
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
+
 import numpy as np
 import scipy.ndimage
 
-from mser_jax.m5ser.prosody import Prosody, tilt_spectrum
+from mser_jax.m5ser.engines import EngineError
+from mser_jax.m5ser.prosody import Prosody, draw_prosody, tilt_spectrum
 
 INSTALL = "editing prosody needs WORLD: pip install mser_jax[m5ser]"
 # Hz looked for (WORLD's own floor, at which its FFTs are half as long as a little below it); what is asked for is
@@ -30,6 +34,35 @@ def check() -> None:
         import pyworld  # noqa: F401
     except ImportError as error:
         raise ImportError(INSTALL) from error
+
+
+def version() -> str:
+    """Of pyworld."""
+    return importlib.metadata.version("pyworld")
+
+
+def perform(
+    waveform: np.ndarray, rate: int, emotion: str, intensity: float, seed: int, *, speed: bool = True
+) -> tuple[np.ndarray, dict[str, float | str]]:
+    """An engine's neutral speech rendered with an emotion, and what was done, for its metadata.
+
+    Args:
+      waveform: float32 [samples], full scale 1.
+      rate: Hz.
+      emotion, intensity: see prosody.draw_prosody.
+      seed: of the utterance's own variation.
+      speed: False where the engine has already taken the drawn `rate_oct`.
+
+    Raises:
+      ValueError: unknown emotion, or a bad intensity.
+      EngineError: the waveform cannot be edited.
+    """
+    drawn = draw_prosody(emotion, intensity, np.random.default_rng(seed))
+    asked = drawn if speed else dataclasses.replace(drawn, rate_oct=0.0)
+    try:
+        return render(waveform, rate, asked, seed), {"pyworld": version(), **vars(drawn)}
+    except ValueError as error:
+        raise EngineError(f"WORLD: {error}") from error
 
 
 def render(waveform: np.ndarray, rate: int, prosody: Prosody, seed: int) -> np.ndarray:
