@@ -16,6 +16,8 @@ from mser_jax import config as config_lib
 from mser_jax import evaluate, predict, state, train
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.corpora import ffmpeg
+from mser_jax.m5ser import lines
+from mser_jax.m5ser.filters import Candidate, EmotionAgreement
 from mser_jax.parallel import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -127,6 +129,28 @@ def test_a_scorer_puts_labels_where_their_prompts_are(checkpoint, recordings):
     np.testing.assert_allclose(ours[0], expected, atol=1e-4)
     np.testing.assert_allclose(ours[1], ours[0], atol=1e-6)
     assert np.abs(ours[2] - ours[0]).max() > 1e-4
+
+
+def test_emotion_agreement_is_what_predict_says_of_the_files(checkpoint, recordings, tmp_path, capsys):
+    names = [str(tmp_path / f"{number}.wav") for number in range(4)]
+    for name, samples in zip(names, recordings, strict=False):
+        soundfile.write(name, samples, 16_000, subtype="PCM_16")
+    labels = ("angry", "happy", "sad", "bored")
+    assert predict.main([f"--checkpoint={checkpoint}", f"--labels={','.join(labels)}", *names]) == 0
+    told = [json.loads(line)["probabilities"] for line in capsys.readouterr().out.splitlines()]
+    batch = []
+    for name, label in zip(names, labels, strict=True):
+        line = lines.Line(
+            text=lines.Text(id="", text="", language="en"), engine="e", voice="v", emotion=label, intensity=1.0, seed=0
+        )
+        batch.append(Candidate(waveform=soundfile.read(name, dtype="int16")[0], line=line))
+    made = EmotionAgreement(checkpoint=str(checkpoint), labels=",".join(labels), min_probability=0.0)
+    for _ in range(2):  # nothing is left over from the first batch
+        found = made.measure(batch)
+        expected = [probabilities[label] for probabilities, label in zip(told, labels, strict=True)]
+        assert [verdict.measures["agreement"] for verdict in found] == pytest.approx(expected, abs=2e-4)
+        ranks = [sorted(p.values(), reverse=True).index(p[label]) + 1 for p, label in zip(told, labels, strict=True)]
+        assert [verdict.measures["agreement_rank"] for verdict in found] == ranks
 
 
 def test_windows_cover_a_recording_evenly():

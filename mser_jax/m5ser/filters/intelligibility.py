@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pypinyin
@@ -21,6 +20,7 @@ import pypinyin
 from mser_jax.config import ConfigError
 from mser_jax.corpora.audio_check import SAMPLING_RATE
 from mser_jax.m5ser.filters.base import Candidate, Verdict
+from mser_jax.m5ser.lines import Line
 
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 
@@ -99,38 +99,38 @@ class _Whisper:
             self._model = transformers.WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise ConfigError(f"filters.intelligibility.model={model} is no Whisper model: {error}") from error
-        self._torch = torch
+        self._torch, self._generate = torch, transformers.GenerationMixin.generate
         self._features = transformers.WhisperFeatureExtractor(feature_size=self._model.config.num_mel_bins)
         self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        self._prepare(self._model.generation_config)
-
-    def _prepare(self, generation: Any) -> None:
-        """What converted models often lack in generation_config.json follows from the tokenizer."""
         tokens = self._tokenizer.get_vocab()
-        if not hasattr(generation, "lang_to_id"):
-            generation.lang_to_id = {t: i for t, i in tokens.items() if _LANGUAGE_TOKEN.fullmatch(t)}
-            generation.task_to_id = {task: tokens[f"<|{task}|>"] for task in ("transcribe", "translate")}
-            generation.no_timestamps_token_id = tokens["<|notimestamps|>"]
-            generation.is_multilingual = True
-        self._languages = {_LANGUAGE_TOKEN.fullmatch(t)[1] for t in generation.lang_to_id}
+        self._languages = {found[1]: i for t, i in tokens.items() if (found := _LANGUAGE_TOKEN.fullmatch(t))}
+        # <|startoftranscript|>, then the language, then these.
+        self._task = [tokens["<|transcribe|>"], tokens["<|notimestamps|>"]]
 
-    def knows(self, line: Any) -> bool:
+    def knows(self, line: Line) -> bool:
         """Whether the line's language is one of the model's."""
         return _primary(line.language) in self._languages
 
     def transcribe(self, batch: Sequence[Candidate]) -> list[str]:
         """What is heard in each; not much more than could be said in its text, as a lost model repeats itself."""
-        features = self._features(
-            [item.waveform.astype(np.float32) / 32768 for item in batch], sampling_rate=SAMPLING_RATE,
-            return_tensors="pt",
-        ).input_features.to(self._model.device)  # fmt: skip
-        longest = max(len(self._tokenizer(item.line.text.text).input_ids) for item in batch)
-        room = self._model.config.max_target_positions - 8
+        waveforms = [item.waveform.astype(np.float32) / 32768 for item in batch]
+        features = self._features(waveforms, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        features = features.input_features.to(self._model.device)
+        room = [2 * len(self._tokenizer(item.line.text.text).input_ids) + 8 for item in batch]
+        prompts = [
+            [self._model.config.decoder_start_token_id, self._languages[_primary(item.line.language)], *self._task]
+            for item in batch
+        ]
+        everything = self._torch.ones(features.shape[0], features.shape[2], device=self._model.device)
         with self._torch.inference_mode():
-            written = self._model.generate(
-                features, language=[_primary(item.line.language) for item in batch], task="transcribe",
-                do_sample=False, num_beams=1, max_new_tokens=min(2 * longest + 8, room),
+            # Not Whisper's own `generate`, which is for recordings of any length and may go over one several times.
+            written = self._generate(
+                self._model, features, attention_mask=everything,
+                decoder_input_ids=self._torch.tensor(prompts, device=self._model.device),
+                do_sample=False, num_beams=1, max_length=min(max(room), self._model.config.max_target_positions),
             )  # fmt: skip
+        # By its own text, not by the longest of those that happen to be beside it.
+        written = [tokens[:own].tolist() for tokens, own in zip(written, room, strict=True)]
         return self._tokenizer.batch_decode(written, skip_special_tokens=True)
 
 
