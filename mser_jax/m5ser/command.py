@@ -125,7 +125,7 @@ class CommandEngine:
         return Speech(waveform=waveform, sampling_rate=audio_check.SAMPLING_RATE, metadata=metadata)
 
     def _run(self, argv: Sequence[str], text: str | None, scratch: str) -> None:
-        """Runs the program in a process group of its own; its output goes to a file, as a pipe may fill or stay open."""
+        """Runs the program in a process group of its own; output goes to a file: a pipe may fill, or stay open."""
         with open(Path(scratch) / "stderr", "w+b") as said:
             try:
                 process = subprocess.Popen(
