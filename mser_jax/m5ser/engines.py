@@ -36,7 +36,7 @@ def build_engine(name: str, options: Mapping[str, Any]) -> Engine:
     have two servers: build_engine("qwen", {"engine": "openai_http", …}).
 
     Raises:
-      ValueError: no such engine or option (the nearest one is named), or one is missing.
+      ValueError: no such engine or option (the nearest one is named), one is missing, or a package is.
     """
     kind, options = options.get("engine", name), {k: v for k, v in options.items() if k != "engine"}
     if kind not in ENGINES:
@@ -52,7 +52,10 @@ def build_engine(name: str, options: Mapping[str, Any]) -> Engine:
     needed = [key for key, parameter in known.items() if parameter.default is parameter.empty]
     if missing := [key for key in needed if options.get(key) in (None, "", [], ())]:
         raise ValueError(f"engine {name}: option {missing[0]!r} is missing")
-    return engine(**options)
+    try:
+        return engine(**options)
+    except ImportError as error:
+        raise ValueError(f"engine {name}: {error}") from error
 
 
 def fingerprint(engine: Engine) -> str:
