@@ -73,7 +73,7 @@ def test_imports_run_one_way():
         "parallel": set(),
         "telemetry": {"parallel"},
         "corpora": set(),
-        "m5ser": {"corpora"},
+        "m5ser": {"corpora", "evaluation"},
         "losses": {"parallel"},
         "models": {"parallel"},
         "pretrained": {"models", "parallel"},

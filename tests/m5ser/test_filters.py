@@ -54,8 +54,8 @@ def espeak(text="The river froze over last night.", emotion="neutral", language=
     ("seconds", "text", "reason"),
     [
         (2.0, "Nobody came to the party.", ""),  # 21 letters: 10.5 a second
-        (0.3, "No.", "too_short"),
-        (21.0, "Nobody came to the party. " * 10, "too_long"),
+        (0.3, "No.", "short"),
+        (21.0, "Nobody came to the party. " * 10, "long"),
         (8.0, "Nobody came to the party.", "rate"),
         (0.5, "Nobody came to the party.", "rate"),
         (1.0, "没有人来参加聚会。", ""),  # 8 Han, each three, and a mark

@@ -32,6 +32,7 @@ class EmotionAgreement:
     labels: str = "angry,fear,happy,neutral,sad,surprise"
     min_probability: float = 0.1
     name = "emotion"
+    reasons = ("emotion",)
     HOW = "e.g. --config.filters.emotion.checkpoint=DIR, the workdir of a training run"
 
     def __post_init__(self) -> None:

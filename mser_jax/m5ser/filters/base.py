@@ -28,9 +28,13 @@ class Verdict:
 
 
 class Filter(Protocol):
-    """Judges utterances, a chunk at a time; the same ones give the same verdicts in any process."""
+    """Judges utterances, a chunk at a time; the same ones give the same verdicts in any process.
+
+    reasons: all that its verdicts may give.
+    """
 
     name: str
+    reasons: tuple[str, ...]
 
     def measure(self, batch: Sequence[Candidate]) -> Sequence[Verdict]:
         """A verdict for each, in order."""

@@ -45,6 +45,7 @@ class Duplicates:
     min_similarity: float = 0.94
     max_length_difference: float = 0.02
     name = "duplicates"
+    reasons = (REASON,)
 
     def measure(self, batch: Sequence[Candidate]) -> list[Verdict]:
         """Measures audio_hash (48 bits; equal samples have the same), and similarity to the nearest where compared."""

@@ -36,6 +36,7 @@ class Intelligibility:
     max_cer: float = 0.5
     batch_size: int = 16
     name = "intelligibility"
+    reasons = ("intelligibility",)
     HOW = "e.g. --config.filters.intelligibility.model=openai/whisper-small, or the directory of one"
 
     def __post_init__(self) -> None:

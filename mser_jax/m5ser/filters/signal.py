@@ -37,16 +37,17 @@ class Duration:
     min_letters_per_second: float = 3.0
     max_letters_per_second: float = 35.0
     name = "duration"
+    reasons = ("short", "long", "rate")
 
     def measure(self, batch: Sequence[Candidate]) -> list[Verdict]:
-        """Measures letters_per_second (the length is a column of its own). Reasons: too_short, too_long, rate."""
+        """Measures letters_per_second (the length is a column of its own). Reasons: short, long, rate."""
         return [self._one(len(item.waveform) / SAMPLING_RATE, item.line.text.text) for item in batch]
 
     def _one(self, seconds: float, text: str) -> Verdict:
         letters = text_filters.length("".join(text.split())) / seconds if seconds else 0.0
         measures = {"letters_per_second": round(letters, 2)} if text else {}
         if not self.min_seconds <= seconds <= self.max_seconds:
-            return Verdict(measures=measures, reason="too_short" if seconds < self.min_seconds else "too_long")
+            return Verdict(measures=measures, reason="short" if seconds < self.min_seconds else "long")
         plausible = not text or self.min_letters_per_second <= letters <= self.max_letters_per_second
         return Verdict(measures=measures, reason="" if plausible else "rate")
 
@@ -64,6 +65,7 @@ class Silence:
     max_share: float = 0.7
     max_edge_seconds: float = 1.5
     name = "silence"
+    reasons = ("silence",)
 
     def measure(self, batch: Sequence[Candidate]) -> list[Verdict]:
         """Measures silent_share, leading_s, trailing_s. Reason: silence."""
@@ -97,6 +99,7 @@ class Clipping:
     max_share: float = 0.002
     within: float = 0.002  # of the extreme
     name = "clipping"
+    reasons = ("clipping",)
 
     def measure(self, batch: Sequence[Candidate]) -> list[Verdict]:
         """Measures clipped_share. Reason: clipping."""
@@ -123,6 +126,7 @@ class Loudness:
     min_lufs: float = -55.0
     max_lufs: float = -8.0
     name = "loudness"
+    reasons = ("quiet", "loud")
 
     def measure(self, batch: Sequence[Candidate]) -> list[Verdict]:
         """Measures lufs. Reasons: quiet, loud."""
