@@ -31,11 +31,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "check_language": True,
         }
     )
-    config.engines = ConfigDict({"espeak": _engine(voices="m1,m2,m3,m4,m5,m7,m8,f1,f2,f4,f5", held_out="m6,f3")})
+    config.engines = ConfigDict(_engines())
     # Of audio: thresholds as mser_jax/m5ser/filters explains them; two need a model's path and are off without.
     config.filters = ConfigDict(filters.DEFAULTS)
     # Where one emotion of the same words, voice and intensity is rejected, so are the others.
     config.keep_balanced = True
+    # card.html and card.md at the end; real: prepared corpora to compare with, e.g. "ravdess,emodb".
+    config.card = ConfigDict({"enabled": True, "real": ""})
     # What is made, kept or repeated as a whole, by one worker, and lies in one record file.
     config.chunk_utterances = 600
     if variant == "six":
@@ -44,6 +46,27 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def _engine(voices: str, held_out: str = "", *, enabled: bool = True, **options) -> ConfigDict:
+def _engines() -> dict[str, ConfigDict]:
+    """Sections by name; a further one, with the option `engine`, may use the same engine once more."""
+    return {
+        "espeak": _engine("m1,m2,m3,m4,m5,m7,m8,f1,f2,f4,f5", "m6,f3"),
+        # mser_jax/m5ser/kokoro.py. directory holds kokoro-v1.0.int8.onnx and voices-v1.0.bin.
+        "kokoro": _engine(enabled=False, directory="", mixes="", borrowed="", threads=1),
+        # mser_jax/m5ser/openai_http.py. voices: "anna,ben" with languages="en,de", or "en: anna, ben; de: carla".
+        # world=True where the model knows no emotions: they are rendered afterwards.
+        "openai_http": _engine(
+            enabled=False, url="", model="", name="", api_key_env="", voices="", languages="", instructions="",
+            instruct_in="en", input="{text}", response_format="wav", sampling_rate=0, concurrency=4,
+            requests_per_minute=0.0, timeout_seconds=120.0, attempts=6, cache="", world=False,
+        ),
+        # mser_jax/m5ser/command.py. argv: "say --voice={voice} --mood={emotion} --out={out} {text}".
+        "command": _engine(
+            enabled=False, argv="", name="", version="", voices="", languages="", timeout_seconds=120.0,
+            concurrency=1, world=False,
+        ),
+    }  # fmt: skip
+
+
+def _engine(voices: str = "", held_out: str = "", *, enabled: bool = True, **options) -> ConfigDict:
     """An engine's section. No voices: all that it has. Those held out make up the split 'validation'."""
     return ConfigDict({"enabled": enabled, "voices": voices, "validation_voices": held_out, "options": options})

@@ -72,19 +72,23 @@ def voice_table(languages: str, voices: str | Mapping[str, str]) -> dict[str, tu
     """Language -> its voices, of an engine that cannot be asked for them.
 
     Args:
-      languages: "en,de".
-      voices: "anna,ben" (of every language), or language -> such a list, then `languages` may be "".
+      languages: "en,de", where every voice speaks all of them; else "".
+      voices: "anna,ben"; or by language, "en: anna, ben; de: carla" or {"en": "anna,ben", "de": "carla"}.
 
     Raises:
       ValueError: no language or no voice.
     """
-    names = _names(languages)
-    table = {tag: _names(listed) for tag, listed in voices.items()} if not isinstance(voices, str) else {}
-    table = table or {tag: _names(voices) for tag in names}
-    if not table or not all(table.values()) or (names and set(names) != set(table)):
+    if isinstance(voices, str) and ":" in voices:
+        voices = {tag: listed for tag, _, listed in (row.partition(":") for row in voices.split(";"))}
+    if isinstance(voices, str):
+        table = {tag: _names(voices) for tag in _names(languages)}
+    else:
+        table = {tag.strip(): _names(listed) for tag, listed in voices.items()}
+    told = set(_names(languages))
+    if not table or not all(table.values()) or (told and told != set(table)):
         raise ValueError(
             f"languages={languages!r} and voices={voices!r} do not say which voices speak which languages; write "
-            "languages='en,de' and voices='anna,ben', or voices={'en': 'anna', 'de': 'ben'}"
+            "languages='en,de' and voices='anna,ben', or voices='en: anna, ben; de: carla'"
         )
     return table
 

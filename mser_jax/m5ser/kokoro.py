@@ -47,7 +47,7 @@ class KokoroEngine:
     mixes: more voices, "af_heart+am_adam, af_heart*0.7+af_sky*0.3": styles mixed by weight, as new speakers. The
       language is that of the first.
     borrowed: languages that Kokoro has no voice for -> voices or mixes that speak them all the same, with an accent:
-      {"de": "af_heart,am_adam"}. Any language of espeak-ng.
+      "de: af_heart, am_adam; pl: af_sky" or {"de": "af_heart,am_adam"}. Any language of espeak-ng.
     threads: of the model, in each worker process.
 
     Safe to call from several threads.
@@ -62,7 +62,7 @@ class KokoroEngine:
         model: str = "",
         voices_file: str = "",
         mixes: str = "",
-        borrowed: Mapping[str, str] | None = None,
+        borrowed: str | Mapping[str, str] = "",
         threads: int = 1,
     ):
         if importlib.util.find_spec("kokoro_onnx") is None:
@@ -74,9 +74,9 @@ class KokoroEngine:
         with np.load(self._voices_file) as voices:
             self._single = frozenset(voices.files)
         self._threads, self._lock, self._made = threads, threading.Lock(), None
-        self._voices = self._table(mixes, borrowed or {})
+        self._voices = self._table(mixes, engines.voice_table("", borrowed) if borrowed else {})
 
-    def _table(self, mixes: str, borrowed: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    def _table(self, mixes: str, borrowed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         """Language -> voices."""
         table: dict[str, tuple[str, ...]] = {}
         mixed = [mix.strip() for mix in mixes.split(",") if mix.strip()]
@@ -84,8 +84,7 @@ class KokoroEngine:
             self._weights(voice)
             if language := _LANGUAGE_OF.get(voice[0]):
                 table[language] = (*table.get(language, ()), voice)
-        for language, voices in borrowed.items():
-            chosen = engines.voice_table(language, voices)[language]
+        for language, chosen in borrowed.items():
             for voice in chosen:
                 self._weights(voice)
             table[language] = tuple(dict.fromkeys((*table.get(language, ()), *chosen)))

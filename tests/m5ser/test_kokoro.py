@@ -95,9 +95,7 @@ def speak(engine, text="The letter is lying on the table.", **change):
 
 
 def test_voices_say_their_languages_and_mixes_are_new_ones(folder, asked):
-    engine = make(
-        folder, mixes="af_heart+am_adam, ef_dora*0.7+af_heart*0.3", borrowed={"de": "am_adam,af_heart+bf_emma"}
-    )
+    engine = make(folder, mixes="af_heart+am_adam, ef_dora*0.7+af_heart*0.3", borrowed="de: am_adam, af_heart+bf_emma")
     assert isinstance(engine, Engine) and engine.languages() == ("de", "en", "es", "zh")
     assert engine.voices("en") == ("af_heart", "am_adam", "bf_emma", "af_heart+am_adam")
     assert engine.voices("es") == ("ef_dora", "ef_dora*0.7+af_heart*0.3")
