@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -83,7 +84,20 @@ def _run(config: ConfigDict, folder: epath.Path, beam_args: Sequence[str]) -> di
         if left := pipeline.missing(folder, cut, tools, retry=False):
             raise RuntimeError(f"{folder}: the pipeline ended without chunks {left[:5]}; run the same command again")
         finish.finish(folder, cut)
+        _write_card(config, folder)
     return json.loads((folder / builder.REPORT_FILE).read_text())
+
+
+def _write_card(config: ConfigDict, folder: epath.Path) -> None:
+    """The data are there: what is wrong with the card is said, and costs nothing."""
+    if not config.card.enabled:
+        return
+    from mser_jax.m5ser import card  # with matplotlib and scikit-learn
+
+    try:
+        logging.info("card: %s", card.write(os.fspath(folder), config.card.real))
+    except Exception:
+        logging.exception("the data set is finished, its card is not: python -m mser_jax.m5ser.card %s", folder)
 
 
 def _check_same(config: ConfigDict, folder: epath.Path) -> None:

@@ -41,3 +41,4 @@ def test_a_data_set_in_a_bucket(bucket, cache, monkeypatch):
     assert rate == 16000 and len(waveform) / rate == pytest.approx(utterance.duration_s)
     rows = pyarrow.parquet.read_table(io.BytesIO((folder / "index.parquet").read_bytes()))
     assert "provenance" in rows.column_names
+    assert "data:image/png" in (folder / "card.html").read_text() and (folder / "card" / "prosody.png").exists()

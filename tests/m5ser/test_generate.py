@@ -48,6 +48,7 @@ def toy(tmp_path, monkeypatch):
             "options": {"faults": str(tmp_path / "faults"), "seconds": 0.3},
         }  # fmt: skip
         config.filters = {}
+    config.card.enabled = False
     config.chunk_utterances, config.limit = 9, "60 utterances"
     return config
 
@@ -255,7 +256,7 @@ def test_a_folder_holds_one_plan(toy, tmp_path):
 
 COMMAND = [
     sys.executable, "-m", "mser_jax.m5ser", f"--config={ROOT / 'configs' / 'm5ser.py'}", "--config.chunk_utterances=12",
-    "--config.limit=120 utterances", "--config.languages=en,zh", *HERE,
+    "--config.limit=120 utterances", "--config.languages=en,zh", "--config.card.enabled=False", *HERE,
 ]  # fmt: skip
 
 
@@ -278,6 +279,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path):
     assert all(code == -signal.SIGKILL for code, _ in ends) and 0 < ends[0][1] <= ends[1][1] < 10, ends
     config = config_lib.load(COMMAND[3].partition("=")[2])
     config.chunk_utterances, config.limit, config.languages = 12, "120 utterances", "en,zh"
+    config.card.enabled = False
     for name in ("killed", "whole"):
         generate.run(config, str(tmp_path / name), HERE)
     killed, whole = contents(tmp_path / "killed"), contents(tmp_path / "whole")
