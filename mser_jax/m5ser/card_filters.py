@@ -52,7 +52,7 @@ def blocks(path: epath.Path, report: Mapping[str, Any]) -> list[Block]:
         caption = "What the filters measured of utterances that passed; dashed: their thresholds, where they are near."
         out.append(Picture("measures.png", card_prosody.draw_measures(measures, limits), caption))
         out.append(Table(("measure", "utterances", "1 %", "5 %", "median", "95 %", "99 %"), rows))
-    if hashes:
+    if len(hashes):
         copies = len(hashes) - len(pc.unique(hashes))
         out.append(Paragraph(
             f"Exact copies in the whole set, of {len(hashes):,} utterances: {copies:,}. Within a chunk they are "
@@ -116,16 +116,20 @@ def _texts_left_out(report: Mapping[str, Any]) -> Table | None:
     return Table(("language", "sentences", *(f"left out: {reason}" for reason in reasons)), rows) if rows else None
 
 
-def _measured(path: epath.Path) -> tuple[pa.ChunkedArray | list, dict[str, list[float]]]:
+def _measured(path: epath.Path) -> tuple[pa.ChunkedArray, dict[str, list[float]]]:
     """(audio hashes of all utterances as text, measure -> values of a sample of at most _MAX_ROWS)."""
-    source = pa.BufferReader((path / builder.INDEX_FILE).read_bytes())
-    provenance = pa.parquet.read_table(source, columns=[PROVENANCE])[PROVENANCE]
-    # By a pattern, as there may be millions; a hash is a whole number.
-    hashes = pc.struct_field(pc.extract_regex(provenance, r'"audio_hash": (?P<hash>[0-9.]+)'), "hash").drop_null()
-    rows = np.sort(np.random.default_rng(0).permutation(len(provenance))[:_MAX_ROWS])
-    measures = collections.defaultdict(list)
-    for text in provenance.take(rows).to_pylist():
-        for name, value in json.loads(text)["measures"].items():
-            measures[name].append(value)
+    file = pa.parquet.ParquetFile(pa.BufferReader((path / builder.INDEX_FILE).read_bytes()))
+    count = file.metadata.num_rows
+    drawn = np.zeros(count, bool)
+    drawn[np.random.default_rng(0).permutation(count)[:_MAX_ROWS]] = True
+    hashes, measures, begin = [], collections.defaultdict(list), 0
+    # In parts, and hashes by a pattern: of millions of rows the provenance is a gigabyte.
+    for batch in file.iter_batches(columns=[PROVENANCE]):
+        texts = batch.column(0)
+        hashes.append(pc.struct_field(pc.extract_regex(texts, r'"audio_hash": (?P<hash>[0-9.]+)'), "hash").drop_null())
+        for row in np.flatnonzero(drawn[begin : begin + len(texts)]):
+            for name, value in json.loads(texts[int(row)].as_py())["measures"].items():
+                measures[name].append(value)
+        begin += len(texts)
     measures.pop("audio_hash", None)
-    return (hashes if len(hashes) else []), dict(measures)
+    return pa.chunked_array(hashes, pa.string()), dict(measures)

@@ -25,10 +25,10 @@ figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; }
 figcaption { font-size: .9rem; color: #555; max-width: 52rem; }
 .said { font-size: 1.05rem; margin: 1.2rem 0 .4rem; }
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .8rem; max-width: 52rem; }
+.clips { display: flex; flex-wrap: wrap; gap: .8rem; max-width: 54rem; }
 .clips div { border: 1px solid #e4e4e4; border-radius: .4rem; padding: .4rem .6rem; font-size: .9rem; }
 .clips b { display: block; }
-.clips audio { display: block; width: 100%; height: 2.2rem; margin-top: .2rem; }
+.clips audio { display: block; width: 15rem; height: 2.2rem; margin-top: .2rem; }
 """
 
 
