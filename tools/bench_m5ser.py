@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from etils import epath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     for pair in args.set:
         key, _, value = pair.partition("=")
         config_lib.check_key(config, key)
-        config.update_from_flattened_dict({key: value})
+        config.update_from_flattened_dict({key: yaml.safe_load(value)})  # False is no text
     tools = pipeline.tools(generate.worker_settings(config))
     plan = generate.make_plan(config, tools.engines)
     plan = dataclasses.replace(plan, chunk_utterances=args.utterances // len(plan.emotions) * len(plan.emotions))
