@@ -8,6 +8,7 @@ they are kept in a cache by content, so that a run that was killed asks for noth
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import threading
@@ -90,6 +91,7 @@ class OpenAIEngine:
                 "options.cache=DIR", self.name,
             )  # fmt: skip
         self._failed, self._lock = 0, threading.Lock()
+        self._asking: dict[str, threading.Lock] = {}  # by name in the cache
 
     def _check_options(self) -> None:
         if "{text}" not in self._input:
@@ -167,23 +169,32 @@ class OpenAIEngine:
     def _answer(self, body: Mapping[str, Any], text: str) -> tuple[np.ndarray, int]:
         """float32 [time] at 16 kHz and the server's rate; from the cache, or the server's first good answer."""
         path = self._cache_path(body)
-        if path is not None and path.exists():
-            try:
-                return self._read("", path.read_bytes(), text)
-            except engines.EngineError as error:
-                logging.warning("%s in the cache is asked for again: %s", path, error)
-        for attempt in range(1, BAD_ANSWERS + 1):
+        if path is None:
+            return self._ask(body, text)[0]
+        with self._lock:
+            mine = self._asking.setdefault(path.name, threading.Lock())
+        with mine:  # two emotions may be edited from one answer, in two threads: it is paid for once
+            if path.exists():
+                try:
+                    return self._read("", path.read_bytes(), text)
+                except engines.EngineError as error:
+                    logging.warning("%s in the cache is asked for again: %s", path, error)
+            found, data = self._ask(body, text)
+            storage.replace(path, data)
+        with self._lock:
+            self._asking.pop(path.name, None)  # who still waits holds it
+        return found
+
+    def _ask(self, body: Mapping[str, Any], text: str) -> tuple[tuple[np.ndarray, int], bytes]:
+        """What `_answer` returns, and its bytes, of the server's first good answer."""
+        for attempt in itertools.count(1):
             kind, data = self._post(body)
             try:
-                found = self._read(kind, data, text)
-                break
+                return self._read(kind, data, text), data
             except engines.EngineError as error:
-                logging.info("%s: answer %d of %d: %s", self.name, attempt, BAD_ANSWERS, error)
                 if attempt == BAD_ANSWERS:
                     raise
-        if path is not None:
-            storage.replace(path, data)
-        return found
+                logging.info("%s: answer %d of %d: %s", self.name, attempt, BAD_ANSWERS, error)
 
     def _cache_path(self, body: Mapping[str, Any]) -> epath.Path | None:
         if self._cache is None:

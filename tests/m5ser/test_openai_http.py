@@ -340,6 +340,16 @@ def test_as_many_at_once_as_allowed_and_no_more(server):
     assert len(server.seen) == 12 and server.most_at_once == 3
 
 
+def test_lines_that_ask_the_same_at_once_pay_once(server, tmp_path):
+    pytest.importorskip("pyworld")
+    server.usual = wait(0.1)
+    engine = make(server, instructions="none", world=True, concurrency=6, cache=str(tmp_path))
+    with futures.ThreadPoolExecutor(6) as pool:
+        emotions = ("angry", "fear", "happy", "neutral", "sad", "surprise")
+        spoken = list(pool.map(lambda emotion: speak(engine, emotion=emotion), emotions))
+    assert len(server.seen) == 1 and len({len(speech.waveform) for speech in spoken}) == 6
+
+
 def test_the_rate_is_kept_retries_included(server):
     server.script[f"{TEXT} 0"] = [status(500)] * 2
     engine = make(server, requests_per_minute=60 / 0.08, concurrency=6)
