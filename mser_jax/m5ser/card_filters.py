@@ -102,7 +102,7 @@ def _rates(path: epath.Path, report: Mapping[str, Any]) -> list[Block]:
         ]
         out.append(Table(header, table))
     if texts := _texts_left_out(report):
-        out += [Paragraph("Sentences, before anything was spoken:"), texts]
+        out += [Paragraph("Sentences that are spoken, and those left out before, by reason:"), texts]
     return out
 
 
@@ -113,7 +113,7 @@ def _texts_left_out(report: Mapping[str, Any]) -> Table | None:
         (language, f"{kept:,}", *(f"{left_out.get(language, {}).get(reason, 0):,}" for reason in reasons))
         for language, kept in report.get("texts", {}).items()
     ]
-    return Table(("language", "sentences", *(f"left out: {reason}" for reason in reasons)), rows) if rows else None
+    return Table(("language", "sentences", *(reason.replace("_", " ") for reason in reasons)), rows) if rows else None
 
 
 def _measured(path: epath.Path) -> tuple[pa.ChunkedArray, dict[str, list[float]]]:

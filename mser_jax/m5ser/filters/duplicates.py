@@ -38,8 +38,9 @@ class Duplicates:
     correlate by `min_similarity` or more. Of copies with the same emotion the first passes; where the emotions differ
     none does, as nobody knows which label is right.
 
-    Calibration: 2250 pairs of espeak-ng's emotions, same words and voice: at most .927; copies through Vorbis, MP3, a
-    tenth of the level, noise at 30 dB or 5 ms later: at least .946 (900 copies).
+    Calibration: 2250 pairs of espeak-ng's emotions, same words and voice, are at most .927 alike; 900 copies through
+    Vorbis or MP3, at a twentieth of the level, with noise at 30 dB or 5 ms later at least .946. In 33,856 utterances of
+    espeak-ng it found seven pairs, and right: a happy and a neutral one at 109 and 107 Hz, and the like.
     """
 
     min_similarity: float = 0.94
@@ -88,7 +89,7 @@ def _hash(waveform: np.ndarray) -> int:
 
 
 def _equal(hashes: Sequence[int]) -> list[tuple[int, int, float]]:
-    """(row, later row, 1) of each row and the first with the same hash, and of those among them that follow it."""
+    """(row, later row, 1) of all pairs with the same hash."""
     rows = collections.defaultdict(list)
     for row, found in enumerate(hashes):
         rows[found].append(row)

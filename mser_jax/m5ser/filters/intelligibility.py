@@ -2,6 +2,10 @@
 
 The measure of seed-tts-eval (Anastassiou et al. 2024), which takes Whisper large-v3; any Whisper of the transformers
 library will do, but a small one errs by itself, and not equally over languages: calibrate `max_cer` on real speech.
+Whisper-base errs in .08 of the characters of real recordings (320 of seven acted corpora in five languages; .15 in
+Italian), and .5 rejects 3 % of them. Of espeak-ng it errs in .43 (240 of M5SER-mini, from .22 in English to .66 in
+French), and .5 would reject 37 %: the default is for engines that sound like people. On a CPU it takes 0.9 s a second
+of audio, as Whisper always hears 30 s; where PyTorch finds a GPU, it is used.
 """
 
 from __future__ import annotations

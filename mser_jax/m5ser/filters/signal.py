@@ -111,7 +111,7 @@ class Clipping:
         low = np.int16(math.floor(int(waveform.min()) * (1 - self.within)))
         flat = np.count_nonzero(waveform >= high) + np.count_nonzero(waveform <= low)
         # One sample is always at either extreme.
-        share = max(flat - 2, 0) / len(waveform)
+        share = max(int(flat) - 2, 0) / len(waveform)
         return Verdict(measures={"clipped_share": round(share, 5)}, reason="clipping" if share > self.max_share else "")
 
 
