@@ -54,7 +54,7 @@ def espeak(text="The river froze over last night.", emotion="neutral", language=
     ("seconds", "text", "reason"),
     [
         (2.0, "Nobody came to the party.", ""),  # 21 letters: 10.5 a second
-        (0.3, "No.", "short"),
+        (0.25, "No.", "short"),
         (21.0, "Nobody came to the party. " * 10, "long"),
         (8.0, "Nobody came to the party.", "rate"),
         (0.5, "Nobody came to the party.", "rate"),

@@ -32,7 +32,7 @@ class Duration:
     An engine that stops early, repeats itself or spells a word out is found by its rate.
     """
 
-    min_seconds: float = 0.4
+    min_seconds: float = 0.3
     max_seconds: float = 20.0
     min_letters_per_second: float = 3.0
     max_letters_per_second: float = 35.0
