@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from types import TracebackType
 from typing import TextIO
 
@@ -64,6 +65,10 @@ class Watchdog:
         )  # fmt: skip
         logging.flush()
         file = self._file or sys.stderr
+        # faulthandler ends after 100 threads, the oldest last: the one that trains would be missing.
+        main = sys._current_frames().get(threading.main_thread().ident or 0)
+        file.write("Main thread (most recent call last):\n" + "".join(traceback.format_stack(main)) + "\n")
+        file.flush()
         faulthandler.dump_traceback(file, all_threads=True)
         file.flush()
         if self._exit_code is not None:

@@ -35,8 +35,22 @@ def test_reports_each_late_beat_once(tmp_path, caplog):
     release.set()
     stuck.join()
     stacks = path.read_text()
-    assert "test_reports_each_late_beat_once" in stacks and stacks.count("Current thread") >= 1
-    assert "in wait" in stacks, "threads other than the one that prints, too"
+    assert "test_reports_each_late_beat_once" in stacks.partition("Current thread")[0], "the main thread, before others"
+    assert "in wait" in stacks.partition("Current thread")[2], "threads other than the one that prints, too"
+
+
+def test_the_main_thread_is_shown_however_many_others_there_are(tmp_path):
+    release = threading.Event()
+    others = [threading.Thread(target=release.wait) for _ in range(150)]
+    for thread in others:
+        thread.start()
+    path = tmp_path / "stacks"
+    with path.open("w") as file, Watchdog(0.05, file=file):
+        assert wait_for(lambda: "Current thread" in path.read_text())
+    release.set()
+    for thread in others:
+        thread.join()
+    assert "test_the_main_thread_is_shown_however_many" in path.read_text()
 
 
 def test_says_nothing_while_beats_come_or_when_it_is_off(tmp_path, caplog):
