@@ -171,22 +171,25 @@ def _llama3(section: ConfigDict, name: str, layers: int, width: int, heads: int,
     section.remat = "dots"
 
 
-def _large_llm(config: ConfigDict) -> None:
+def _large_llm(config: ConfigDict, batch_size: int) -> None:
     config.data.sequences.update({"short": (96, 24), "long": (160, 96)})
     config.optim.learning_rate = 1e-4
-    config.train.update({"budget": "2 epochs", "batch_size": 64})
+    config.train.update({"budget": "2 epochs", "batch_size": batch_size})
+    # Weights over one face of a torus: over all of it libtpu makes the gradients' reduce-scatters all-reduces.
+    config.mesh.update({"data": -1, "fsdp": 16})
 
 
 def whisper_large_v3_llama3_8b(config: ConfigDict) -> None:
-    """Llama 3 8B with LoRA, after `stage1.py:whisper_large_v3_xlmr_large`."""
+    """Llama 3 8B with LoRA, after `stage1.py:whisper_large_v3_xlmr_large`: batch and mesh for 64 chips of v5p."""
     _llama3(config.llm, "8B", 32, 4096, 32, 14_336)
-    _large_llm(config)
+    _large_llm(config, batch_size=2048)
     _adapt(config, rank=16)
 
 
 def whisper_large_v3_llama3_8b_full(config: ConfigDict) -> None:
-    """The same, but all of the LLM learns."""
+    """The same, but all of the LLM learns: for 128 chips of v5p."""
     whisper_large_v3_llama3_8b(config)
+    config.train.batch_size = 4096
     config.lora.pattern = ""
     config.optim.groups = (("^speech_encoder/", 0.0), (".*", 1.0))
     config.optim.learning_rate = 1e-5
@@ -194,11 +197,12 @@ def whisper_large_v3_llama3_8b_full(config: ConfigDict) -> None:
 
 
 def whisper_large_v3_llama3_70b(config: ConfigDict) -> None:
-    """Llama 3 70B with LoRA."""
+    """Llama 3 70B with LoRA: for 128 chips of v5p."""
     _llama3(config.llm, "70B", 80, 8192, 64, 28_672)
-    _large_llm(config)
+    _large_llm(config, batch_size=4096)
     _adapt(config, rank=16)
-    config.train.accumulate = 4
+    # Not accumulation, which gathers all weights once a part.
+    config.llm.remat = "full"
 
 
 _LARGE = (whisper_large_v3_llama3_8b, whisper_large_v3_llama3_8b_full, whisper_large_v3_llama3_70b)
