@@ -135,12 +135,13 @@ def test_without_a_mesh_everything_is_the_identity():
 
 @pytest.mark.parametrize("spec", [P(None, "fsdp"), P("fsdp", None), P()])
 def test_lookup_gives_rows_and_gradients_whatever_the_tables_sharding(spec):
-    """Exact rows; gradients of repeated ids are added up, to 1e-6."""
+    """Exact rows; gradients of repeated ids are added up: a sum of at most 24 float32 rows, to 1e-6 of their sizes."""
     rng = np.random.default_rng()
     table, weight = rng.normal(size=(32, 16)).astype(np.float32), rng.normal(size=(8, 3, 16)).astype(np.float32)
     ids = rng.integers(0, 4, (8, 3))
-    expected = np.zeros_like(table)
+    expected, size = np.zeros(table.shape), np.zeros(table.shape)
     np.add.at(expected, ids, weight)
+    np.add.at(size, ids, np.abs(weight))
     for mesh in (mesh_lib.make_mesh(data=2, fsdp=4), mesh_lib.make_mesh(data=1, fsdp=4, tensor=2)):
         with jax.set_mesh(mesh):
             placed, rows = (jax.device_put(x, sharding.batch_sharding(mesh)) for x in (ids, weight))
@@ -154,4 +155,4 @@ def test_lookup_gives_rows_and_gradients_whatever_the_tables_sharding(spec):
             assert found.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 3)
             assert grad.sharding.is_equivalent_to(sharded.sharding, 2)
         np.testing.assert_array_equal(found, table[ids])
-        np.testing.assert_allclose(grad, expected, atol=1e-6)
+        assert (np.abs(grad - expected) <= 1e-6 * size).all()
