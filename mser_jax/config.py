@@ -18,6 +18,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+# What runs a config, by its `task`.
+PROGRAMS = {"train": "mser_jax.main", "evaluate": "mser_jax.main", "generate": "mser_jax.m5ser"}
+
 
 class ConfigError(ValueError):
     """The config cannot be run as it is; the message says what to change."""
@@ -34,23 +37,30 @@ def blame(section: str) -> Iterator[None]:
         raise ConfigError(f"--config.{section}: {error}") from error
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """`flags_parser` for absl: parses `argv`, a wrong `--config…` becomes one readable line and exit code 2."""
+def parse_flags(argv: Sequence[str], program: str = "mser_jax.main") -> list[str]:
+    """`flags_parser` for absl: parses `argv`, a wrong `--config…` becomes one readable line and exit code 2.
+
+    Args:
+      program: the one of PROGRAMS that asks; configs that another runs are refused.
+    """
     try:
-        _check_overrides(argv)
+        _check_overrides(argv, program)
         return flags.FLAGS(list(argv))
     except (ConfigError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _check_overrides(argv: Sequence[str]) -> None:
-    """Refuses a config file that is not there and overrides of keys that the config does not have."""
+def _check_overrides(argv: Sequence[str], program: str) -> None:
+    """Refuses a config that is missing or another program's, and overrides of keys that the config does not have."""
     pairs = [arg.lstrip("-").partition("=") for arg in argv[1:] if arg.startswith("-")]
     files = [value for key, _, value in pairs if key == "config" and value]
     if not files:
         raise ConfigError("--config=FILE is missing, e.g. --config=configs/stage1.py")
     config = load(files[-1])
+    runner = PROGRAMS.get(config.get("task"), program)
+    if runner != program:
+        raise ConfigError(f"--config={files[-1]} is run by `python -m {runner}`, not by {program}")
     for key, _, _ in pairs:
         if key.startswith("config."):
             check_key(config, key.removeprefix("config."))

@@ -96,6 +96,7 @@ def test_choice_and_at_least():
         (["--config=configs/stage1.py:size=huge"], "'huge'"),
         (["--config=configs/stage1.py:sise=mini"], "unknown key 'sise'"),
         (["--config=configs/stage1.py", "--workdirr=x"], "workdirr"),
+        (["--config=configs/m5ser.py:six"], "is run by `python -m mser_jax.m5ser`"),
         ([], "--config=FILE is missing"),
     ],
 )

@@ -46,7 +46,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """`flags_parser` for absl: like config.parse_flags, but keeps Beam's options for `main`."""
     ours, others = split_flags(argv)
     _beam_args[:] = others
-    return config_lib.parse_flags(ours)
+    return config_lib.parse_flags(ours, program=config_lib.PROGRAMS["generate"])
 
 
 def main(argv: Sequence[str]) -> None:

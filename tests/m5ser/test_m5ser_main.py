@@ -33,6 +33,8 @@ def test_a_typo_is_one_line(tmp_path):
     done = run("--config=configs/m5ser.py", f"--workdir={tmp_path}", "--config.limits=3 hours")
     assert done.returncode != 0 and "Did you mean --config.limit?" in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+    done = run("--config=configs/stage1.py", f"--workdir={tmp_path}")
+    assert done.returncode == 2 and "is run by `python -m mser_jax.main`, not by mser_jax.m5ser" in done.stderr
 
 
 def test_flags_are_shared_out():
