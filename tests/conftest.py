@@ -49,6 +49,13 @@ def golden(request):
     return check
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_code_is_let_go():
+    """Else a worker holds what every test compiled, 7 GiB in the end; the cache on disk stays."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of real recordings ($MSER_SHARED), else skip."""
