@@ -14,8 +14,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.task = "generate"  # by mser_jax.m5ser, not by mser_jax.main
     config.seed = 0
-    # '600 utterances' or '20 hours' of audio that passes; cut to whole rounds (a block of every language), so that
-    # it stays balanced. May be raised later: the folder's data set then grows.
+    # '600 utterances' or '20 hours' of audio that passes, foretold from one chunk to about 1 %; cut to whole rounds (a
+    # block of every language), so that it stays balanced. May be raised later: the folder's data set then grows.
     config.limit = "600 utterances"
     config.languages = "en,fr,de,it,zh,es"
     config.emotions = "angry,fear,happy,neutral,sad,surprise"
