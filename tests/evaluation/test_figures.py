@@ -1,6 +1,5 @@
 """Figures against scikit-learn and plain loops; intervals against their promised coverage."""
 
-import time
 
 import numpy as np
 import pytest
@@ -91,11 +90,9 @@ def test_bootstrap_equals_resampled_utterances(rng):
         assert ours["macro_f1"][draw] == pytest.approx(sk.f1_score(yy, pp, average="macro"))
 
 
-def test_bootstrap_repeats_itself_and_is_fast(rng):
+def test_bootstrap_repeats_itself(rng):
     matrices = rng.integers(0, 9, (300, 7, 7))
-    start = time.perf_counter()
     first = metrics.bootstrap(matrices)
-    assert time.perf_counter() - start < 2.0
     np.testing.assert_array_equal(first["ua"], metrics.bootstrap(matrices)["ua"])
     assert first["ua"].shape == (1000,)
     assert not np.array_equal(first["ua"], metrics.bootstrap(matrices, seed=1)["ua"])
