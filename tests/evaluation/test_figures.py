@@ -1,6 +1,5 @@
 """Figures against scikit-learn and plain loops; intervals against their promised coverage."""
 
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk

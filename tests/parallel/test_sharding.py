@@ -77,7 +77,7 @@ def test_rows_of_the_table(shape, axes, expected):
     ],
 )
 def test_a_pair_of_products_over_tensor_is_the_dense_pair(mode, shape):
-    """Values and gradients of x → out → in, heads between; f32, 1e-5 of the largest."""
+    """Values and gradients of x → out → in, heads between; f32, 1e-5 of the largest, 1e-6 of each term of the sum."""
     rng = np.random.default_rng()
     x, a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((8, 3, 128), (128, 256), (256, 128)))
 
@@ -95,7 +95,8 @@ def test_a_pair_of_products_over_tensor_is_the_dense_pair(mode, shape):
     placed = jax.device_put(kernels, sharding.infer_shardings(kernels, mesh, rules))
     with jax.set_mesh(mesh):
         value, grads = jax.jit(jax.value_and_grad(loss))(placed, jax.device_put(x, sharding.batch_sharding(mesh)))
-    np.testing.assert_allclose(value, expected[0], rtol=1e-4)
+    # Its terms are sines of either sign: a sum near zero is no measure of their errors.
+    np.testing.assert_allclose(value, expected[0], rtol=0, atol=1e-6 * x.size)
     for path, grad in grads.items():
         np.testing.assert_allclose(grad, expected[1][path], atol=1e-5 * np.abs(expected[1][path]).max())
         if mode == "explicit":
