@@ -70,7 +70,11 @@ def evaluation() -> dict:
         "exclude_languages": "",
         "split": "validation,test",
         "label_space": "6",  # 4, 5, 6, 7 or a list such as 'angry,sad'
-        "adapt": "none",  # any of none, corpus, speaker: unlabelled statistics, each in rows of its own
+        # Utterances of other emotions are no part of the test set, so of no unlabelled statistics either.
+        "closed_set": False,
+        # Any of none, corpus, speaker, corpus_em, speaker_em: what is taken from the unlabelled utterances that are
+        # scored (mser_jax/evaluation/zero_shot.py), each in rows of its own.
+        "adapt": "none",
         "probes": False,  # how well the language and the speaker can be told from the embedding
         "prompt_languages": "en,fr,de,it,zh,es",
         # Utterances that fit the temperature of the probabilities; never any that are scored. 0: none is fitted.

@@ -160,7 +160,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.data.exclude_languages = options["lolo"]
         config.evaluate.include_languages = options["lolo"]
         config.evaluate.label_space = "4"
-        config.evaluate.adapt = "none,corpus,speaker"
+        config.evaluate.adapt = "none,corpus,speaker,corpus_em,speaker_em"
+        config.evaluate.closed_set = True
     return config
 
 

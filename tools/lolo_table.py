@@ -17,6 +17,7 @@ import statistics
 from etils import epath
 
 from mser_jax.evaluation import report
+from mser_jax.evaluation.rows import ADAPTATIONS
 
 # What a row is called: the folder of its evaluator below `evaluations/…/step_N`.
 EVALUATIONS = {
@@ -24,7 +25,6 @@ EVALUATIONS = {
     "label likelihood, ": ("label_likelihood", "."),
     "generation, ": ("generation", "generation_levenshtein"),
 }
-ADAPTATIONS = ("none", "corpus", "speaker")
 # {evaluation and adaptation: {language: {seed: UA}}}
 Figures = dict[str, dict[str, dict[str, float]]]
 

@@ -25,6 +25,8 @@ _TITLES = {
     "none": "as is (no adaptation)",
     "corpus": "adapted by unlabelled statistics of the corpus",
     "speaker": "adapted by unlabelled statistics of each speaker",
+    "corpus_em": "answered together: clusters of the corpus's unlabelled utterances",
+    "speaker_em": "answered together: the same after each speaker's mean is subtracted",
 }
 
 _TOP = {

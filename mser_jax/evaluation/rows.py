@@ -15,7 +15,9 @@ import numpy as np
 
 from mser_jax.evaluation import metrics
 
-ADAPTATIONS = ("none", "corpus", "speaker")
+# What is taken from the unlabelled utterances that are scored (zero_shot.py); "…_em": and they answer together.
+TOGETHER = "_em"
+ADAPTATIONS = ("none", "corpus", "speaker", f"corpus{TOGETHER}", f"speaker{TOGETHER}")
 # By what training saw: neither, the corpus, the language, both; zero_shot is the strict one.
 PROTOCOLS = ("zero_shot", "leave_one_language_out", "leave_one_corpus_out", "in_corpus")
 COLUMNS = ("corpus", "language", "speaker", "emotion")
@@ -144,7 +146,7 @@ def make_rows(
       label_space: names of the labels.
       trained_on, seen_by: as in `why_not_zero_shot`.
       adapt: one of ADAPTATIONS, noted on the rows.
-      fallback: bool [n], utterances whose speaker had too few for statistics of its own (adapt="speaker").
+      fallback: bool [n], utterances whose speaker had too few for statistics of its own (adapt="speaker…").
       resamples: bootstrap draws.
 
     Returns:
@@ -164,7 +166,7 @@ def make_rows(
         row |= {"protocol": protocol(corpus, language, trained_on, seen_by)}
         row |= {"zero_shot": not why_not} | ({"why_not": why_not} if why_not else {})
         row |= _figures(probabilities[scored], references[scored], columns["speaker"][scored], resamples)
-        if adapt == "speaker" and fallback is not None:
+        if adapt.startswith("speaker") and fallback is not None:
             row["fallback_utterances"] = int(fallback[where].sum())
             row["fallback_speakers"] = len(np.unique(columns["speaker"][where[fallback[where]]]))
         rows.append(row)

@@ -6,6 +6,7 @@
 - "corpus": the mean of the corpus (in one language) is subtracted and every dimension divided by its spread.
 - "speaker": the speaker's own mean is subtracted; the spread is that around the speakers' means, over the
   corpus. A speaker with fewer utterances than there are labels falls back to the corpus mean, and is counted.
+- "corpus_em", "speaker_em": what these say is where clusters of the encoder's features start (transduction.py).
 
 The label anchors are centred on their own mean: what is left on both sides is the direction away from "an
 average emotion". Statistics use every utterance given, those outside the label space too, as no label may be
@@ -21,7 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mser_jax.evaluation.rows import ADAPTATIONS, Row, check_columns, corpora_by_language, make_rows
+from mser_jax.evaluation import transduction
+from mser_jax.evaluation.rows import ADAPTATIONS, TOGETHER, Row, check_columns, corpora_by_language, make_rows
 
 # A dimension that hardly varies is not blown up beyond this share of the average spread.
 _SPREAD_FLOOR = 0.1
@@ -30,6 +32,15 @@ _SPREAD_FLOOR = 0.1
 def _unit(x: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+
+
+def _check_finite(values: np.ndarray, what: str) -> None:
+    broken = ~np.isfinite(values).all(-1)
+    if broken.any():
+        raise ValueError(
+            f"{broken.sum()} of {len(broken)} {what} are not finite, the first at row {broken.argmax()}: "
+            "the checkpoint or its input is broken; look at the train log for skipped steps"
+        )
 
 
 def label_anchors(prompt_embeddings: Mapping[str, np.ndarray], label_space: Sequence[str]) -> np.ndarray:
@@ -115,6 +126,35 @@ def probabilities(embeddings: np.ndarray, anchors: np.ndarray, logit_scale: floa
     return powers / powers.sum(-1, keepdims=True)
 
 
+def together(
+    probabilities: np.ndarray,
+    features: np.ndarray | None,
+    columns: Mapping[str, np.ndarray],
+    adapt: str,
+    min_utterances: int,
+) -> np.ndarray:
+    """What the utterances of each corpus (in one language) say together, float64 [n, labels].
+
+    Args:
+      probabilities: [n, labels], what each says by itself, after `adapt`.
+      features: [n, d]; those of each corpus are clustered, after the mean of the group that `adapt` names is gone.
+      columns: rows.COLUMNS as string arrays [n].
+      adapt: "corpus" or "speaker".
+      min_utterances: a speaker with fewer falls back to the corpus mean.
+
+    Raises:
+      ValueError: there are no features, or some are not finite.
+    """
+    if features is None:
+        raise ValueError(f"adapt={adapt}{TOGETHER}: there are no features to find clusters in")
+    _check_finite(features, "features")
+    moved = features - centres(features, columns, adapt, min_utterances)[0]
+    out = np.empty(probabilities.shape)
+    for _, _, where in corpora_by_language(columns):
+        out[where] = transduction.transduce(probabilities[where], moved[where])
+    return out
+
+
 def score(
     embeddings: np.ndarray,
     prompt_embeddings: Mapping[str, np.ndarray],
@@ -124,7 +164,8 @@ def score(
     *,
     trained_on: Mapping[str, Iterable[str]],
     seen_by: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
-    adapt: Sequence[str] = ADAPTATIONS,
+    adapt: Sequence[str] = ("none", "corpus", "speaker"),
+    features: np.ndarray | None = None,
     min_utterances: int | None = None,
     resamples: int = 1000,
 ) -> list[Row]:
@@ -138,30 +179,30 @@ def score(
       label_space: labels to choose from, any subset of the prompts' labels.
       trained_on, seen_by: who saw what, see rows.why_not_zero_shot.
       adapt: which of ADAPTATIONS to score.
+      features: [n, d], what "…_em" finds clusters in.
       min_utterances: fewest utterances of a speaker for statistics of its own; default: the number of labels.
       resamples: bootstrap draws.
 
     Raises:
-      ValueError: unknown adaptation, missing prompts or columns, or embeddings that are not finite.
+      ValueError: unknown adaptation, missing prompts, columns or features, or embeddings that are not finite.
     """
     unknown = [name for name in adapt if name not in ADAPTATIONS]
     if unknown:
         raise ValueError(f"adapt={unknown}: expected some of {ADAPTATIONS}")
     embeddings = np.asarray(embeddings, np.float64)
-    broken = ~np.isfinite(embeddings).all(-1)
-    if broken.any():
-        raise ValueError(
-            f"{broken.sum()} of {len(broken)} embeddings are not finite, the first at row {broken.argmax()}: "
-            "the checkpoint or its input is broken; look at the train log for skipped steps"
-        )
+    _check_finite(embeddings, "embeddings")
     columns = check_columns(columns, len(embeddings))
     embeddings, anchors = _unit(embeddings), label_anchors(prompt_embeddings, label_space)
     rows: list[Row] = []
     for name in adapt:
         fewest = len(label_space) if min_utterances is None else min_utterances
-        speech, labels, fallback = adapted(embeddings, anchors, columns, name, fewest)
+        statistics = name.removesuffix(TOGETHER)
+        speech, labels, fallback = adapted(embeddings, anchors, columns, statistics, fewest)
+        found = probabilities(speech, labels, logit_scale)
+        if name != statistics:
+            found = together(found, features, columns, statistics, fewest)
         rows += make_rows(
-            probabilities(speech, labels, logit_scale),
+            found,
             columns,
             label_space,
             trained_on=trained_on,

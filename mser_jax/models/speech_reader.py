@@ -58,6 +58,12 @@ def unit_norm(x: jax.Array) -> jax.Array:
     return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 
+def layer_means(states: jax.Array, num_frames: jax.Array) -> jax.Array:
+    """Normalised hidden states [B, T, L + 1, D], num_frames int [B] -> their means over time, f32 [B, L + 1, D]."""
+    mask = jnp.arange(states.shape[1])[None] < num_frames[:, None]
+    return jnp.einsum("bt,btld->bld", frame_weights(mask, 1), states.astype(jnp.float32))
+
+
 class MeanHead(nnx.Module):
     """The time-means of all layers through one hidden layer.
 
@@ -123,7 +129,7 @@ class SpeechReader(nnx.Module):
         mixed = mix_states(states, sharding.gather_weight(self.layer_mix[...]))
         means = None
         if self.mean_head is not None:
-            means = jnp.einsum("bt,btld->bld", frame_weights(mask, 1), states.astype(jnp.float32))
+            means = layer_means(states, num_frames)
         return self._reading(mixed, mask, means, rng)
 
     def _reading(self, mixed: jax.Array, mask: jax.Array, means: jax.Array | None, rng: jax.Array | None) -> Reading:

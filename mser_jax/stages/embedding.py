@@ -1,4 +1,4 @@
-"""Embeddings of every utterance of a table, by the speech tower of stage 1."""
+"""What the speech side of either stage makes of every utterance of a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mser_jax.stages.speech_data import SpeechData
 
 
 class SpeechEmbedder:
-    """One compiled encoder, shared by the evaluators that look at its embeddings."""
+    """One compiled encoder, shared by the evaluators that look at what it finds."""
 
     def __init__(self, definition: state.ModelDefinition, data: SpeechData, mesh: Mesh) -> None:
         self._data, self._mesh = data, mesh
@@ -23,7 +23,21 @@ class SpeechEmbedder:
             lambda params, batch: frozen_features.encode_speech(definition.merge(params), batch).embedding,
             out_shardings=NamedSharding(mesh, P()),
         )
+        self._means = jax.jit(
+            lambda params, batch: frozen_features.layer_means(definition.merge(params), batch),
+            out_shardings=NamedSharding(mesh, P()),
+        )
 
     def __call__(self, params: Params, table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings [n, E] and rows of `table` [n] of all utterances that could be read."""
         return scoring.over_table(self._encode, params, self._data, table, self._mesh, "embedding")
+
+    def layer_means(self, params: Params, table: sources.MixtureTable, rows: np.ndarray) -> np.ndarray:
+        """The time-means of the encoder's hidden states, f32 [n, (L + 1) · D], of the utterances `rows` of `table`.
+
+        A pass of its own: next to nothing from kept features, else the encoder once more.
+        """
+        means, found = scoring.over_table(self._means, params, self._data, table, self._mesh, "layer means")
+        place = np.zeros(len(table), int)
+        place[found] = np.arange(len(found))
+        return means[place[rows]]

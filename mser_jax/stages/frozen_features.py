@@ -19,6 +19,7 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import audio, device, feature_build, feature_cache, pipeline
 from mser_jax.data.sources import MixtureTable
+from mser_jax.models import speech_reader
 from mser_jax.models.dual_encoder import DualEncoderConfig
 from mser_jax.models.speech_llm import SpeechLLM
 from mser_jax.models.speech_reader import Reading, SpeechReader
@@ -36,6 +37,15 @@ def encode_speech(model: SpeechReader, batch: Batch, rng: jax.Array | None = Non
     if "states" in batch:
         return model.encode_states(batch["states"], batch["num_frames"], rng=rng)
     return model.encode_speech(batch["waveform"], batch["num_samples"], rng=rng)
+
+
+def layer_means(model: SpeechReader, batch: Batch) -> jax.Array:
+    """The time-means of all hidden states of the encoder, normalised, side by side: f32 [B, (L + 1) · D]."""
+    if "states" in batch:
+        means = speech_reader.layer_means(batch["states"], batch["num_frames"])
+    else:
+        means = speech_reader.layer_means(*model.hidden_states(batch["waveform"], batch["num_samples"]))
+    return means.reshape(means.shape[0], -1)
 
 
 def soft_tokens(model: SpeechLLM, batch: Batch, rng: jax.Array | None = None) -> jax.Array:

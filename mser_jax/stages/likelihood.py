@@ -30,6 +30,7 @@ from mser_jax.models.speech_llm import log_likelihood
 from mser_jax.parallel import sharding
 from mser_jax.stages import frozen_features, scoring
 from mser_jax.stages.base import Batch, Params
+from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.speech_data import SpeechData, names
 
 PRIORS = ("none", "content_free")
@@ -151,6 +152,7 @@ class LikelihoodEvaluator:
     ) -> None:
         """Raises ConfigError for what would fail after hours of training; see LikelihoodScorer."""
         self._data, self._mesh = data, mesh
+        self._embed = SpeechEmbedder(definition, data, mesh)
         self._evaluation = scoring.Evaluation(config, data)
         languages = names(config.evaluate.prompt_languages)
         self._scorer = LikelihoodScorer(config, definition, chat, mesh, self._evaluation.labels, languages)
@@ -160,6 +162,7 @@ class LikelihoodEvaluator:
 
         `evaluate.adapt` asks for rows from which the mean of the corpus, or of the speaker, is subtracted label by
         label: a prior from unlabelled speech of the test side (batch calibration, Zhou et al. 2023, arXiv:2309.17249).
+        "…_em": what is left is where clusters of the encoder's features start (evaluation/transduction.py).
         """
         evaluation, prior = self._evaluation, self._scorer.prior(params)
         raw, kept = self._over(params, evaluation.table)
@@ -170,9 +173,14 @@ class LikelihoodEvaluator:
             dev, dev_kept = self._over(params, evaluation.dev_table)
             calibrated = evaluation.calibrate(softmax((dev - prior).mean(1), axis=-1), dev_kept)
         found = []
+        features = self._embed.layer_means(params, evaluation.table, kept) if evaluation.together else None
+        of_voice, fewest = evaluation.columns(kept), len(evaluation.labels)
         for adapt in evaluation.adapt:
-            mean, fallback = zero_shot.centres(scores, evaluation.columns(kept), adapt, len(evaluation.labels))
+            statistics = adapt.removesuffix(rows.TOGETHER)
+            mean, fallback = zero_shot.centres(scores, of_voice, statistics, fewest)
             tempered = softmax((scores - mean) / calibrated.temperature, axis=-1)
+            if adapt != statistics:
+                tempered = zero_shot.together(tempered, features, of_voice, statistics, fewest)
             found += evaluation.rows(tempered, kept, adapt=adapt, fallback=fallback)
         results = evaluation.results(
             found, probabilities, kept, run=run, step=step, scoring="label_likelihood", calibrated=calibrated,

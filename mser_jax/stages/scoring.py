@@ -116,6 +116,11 @@ class Evaluation:
         with config_lib.blame("evaluate"):
             self.labels = emotions.label_space(config.evaluate.label_space)
 
+    @property
+    def together(self) -> bool:
+        """Whether any adaptation looks for clusters."""
+        return any(name.endswith(rows.TOGETHER) for name in self.adapt)
+
     @functools.cached_property
     def table(self) -> sources.MixtureTable:
         """What is scored."""

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax.corpora.emotions import EMOTIONS
+from mser_jax.corpora.emotions import EMOTIONS, label_space
 from mser_jax.data import audio, device, mixture, pipeline, sources
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
@@ -82,10 +82,11 @@ class SpeechData:
             return self._filtered(data.corpora, data, names(data.emotions) or EMOTIONS)
 
     def evaluation_table(self) -> sources.MixtureTable:
-        """What `config.evaluate` scores: every utterance with a canonical emotion."""
+        """What `config.evaluate` scores: every utterance with a canonical emotion, or with one of the labels only."""
         evaluate = self._config.evaluate
         with config_lib.blame("evaluate"):
-            return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, EMOTIONS)
+            emotions = label_space(evaluate.label_space) if evaluate.get("closed_set") else EMOTIONS
+            return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, emotions)
 
     def whole_table(self) -> sources.MixtureTable:
         """Every utterance with a canonical emotion of the corpora that are scored, whatever the filters."""

@@ -13,6 +13,7 @@ from configs import evaluate as evaluate_config
 from mser_jax import config as config_lib
 from mser_jax import evaluate, stages, state, train
 from mser_jax.checkpoint import Checkpoints
+from mser_jax.evaluation.rows import ADAPTATIONS
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import preemption, sharding
 from mser_jax.stages import alignment
@@ -55,7 +56,7 @@ def test_a_checkpoint_scores_the_same_without_its_training_data(trained, tmp_pat
     within = results_of(trained / "evaluations" / "zero_shot" / "step_00000100")
     config = evaluate_config.get_config()
     config.checkpoint = str(trained)
-    config.evaluate.adapt = "none,corpus,speaker"
+    config.evaluate.adapt = ",".join(ADAPTATIONS)
     monkeypatch.setattr(SpeechData, "table", property(lambda self: pytest.fail("the training data was opened")))
     evaluate.run(config, str(tmp_path))
     after = results_of(tmp_path)
@@ -66,7 +67,7 @@ def test_a_checkpoint_scores_the_same_without_its_training_data(trained, tmp_pat
         # A second compilation may round differently: an utterance that lies between two labels may change sides.
         moved = np.abs(np.subtract(row["confusion"], before["confusion"])).sum() / 2
         assert moved <= 0.03 * row["n"]
-    assert {row["adapt"] for row in after["rows"]} == {"none", "corpus", "speaker"}
+    assert {row["adapt"] for row in after["rows"]} == set(ADAPTATIONS)
     assert after["trained_on"] == {"corpora": ["m5ser_mini"], "languages": ["de", "en"]}
     assert after["stage"] == "alignment" and after["scoring"] == "similarity" and after["step"] == 100
     assert after["checkpoint"] == str(trained)

@@ -208,13 +208,18 @@ def test_states_say_all_that_the_waveform_says(speech, frame_pool):
         states, frames = model.hidden_states(waveform, num_samples)
         found = model.encode_states(states, frames, rng=rng)
         padded = model.encode_states(jnp.pad(states, ((0, 0), (0, 9), (0, 0), (0, 0))), frames)
-        return model.encode_speech(waveform, num_samples, rng=rng), states, frames, found, padded
+        batches = {"waveform": waveform, "num_samples": num_samples}, {"states": states, "num_frames": frames}
+        means = [frozen_features.layer_means(model, batch) for batch in batches]
+        return model.encode_speech(waveform, num_samples, rng=rng), states, frames, found, padded, means
 
     for key in (None, jax.random.key(3)):
-        expected, states, frames, found, padded = both(params, key)
+        expected, states, frames, found, padded, means = both(params, key)
         assert states.shape == (3, cfg.num_frames(9000), 3, 32)
         assert frames.tolist() == [cfg.num_frames(int(n)) for n in num_samples]
         np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-5)
+        by_hand = [x[:n].mean(0, dtype=np.float64).ravel() for x, n in zip(np.asarray(states), frames, strict=True)]
+        for mean in means:
+            np.testing.assert_allclose(mean, by_hand, atol=1e-5)
         if key is None:
             np.testing.assert_allclose(padded.embedding, expected.embedding, atol=1e-5)
         else:

@@ -13,6 +13,7 @@ from mser_jax import config as config_lib
 from mser_jax import predict, stages, state, train
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.data import audio, device, instructions, prompts
+from mser_jax.evaluation import transduction
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import generating, likelihood, scoring
 
@@ -142,7 +143,8 @@ def test_evaluators_from_data_to_results(small, tmp_path):
                 "evaluate.include_languages": "fa",
                 "evaluate.dev_utterances": 16,
                 "evaluate.prompt_languages": "de",
-                "evaluate.adapt": "none,corpus",
+                "evaluate.closed_set": True,
+                "evaluate.adapt": "none,corpus,corpus_em",
             }
         )
         config.evaluate.label_space = "angry,sad,neutral"
@@ -154,15 +156,20 @@ def test_evaluators_from_data_to_results(small, tmp_path):
         scored = evaluators["label_likelihood"]
         raw, kept = scored._over(params, scored._evaluation.table)
         inside = scored._evaluation.references(scored._evaluation.table, kept) >= 0
+        features = scored._embed.layer_means(params, scored._evaluation.table, kept)
         scores = (raw - scored._scorer.prior(params)).mean(1)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["scoring"] == "label_likelihood" and results["stage"] == "finetuning"
-    strict, centred = results["rows"]
-    assert (strict["adapt"], centred["adapt"]) == ("none", "corpus")
+    strict, centred, together = results["rows"]
+    assert [row["adapt"] for row in results["rows"]] == ["none", "corpus", "corpus_em"]
     answers = [np.bincount(x[inside].argmax(1), minlength=3) for x in (scores, scores - scores.mean(0))]
     for row, expected in zip((strict, centred), answers, strict=True):
         np.testing.assert_array_equal(np.array(row["confusion"]).sum(0), expected)
     assert (answers[0] != answers[1]).any()
+    tempered = softmax((scores - scores.mean(0)) / results["calibration"]["temperature"], axis=-1)
+    clustered = transduction.transduce(tempered, features - features.mean(0)).argmax(1)
+    np.testing.assert_array_equal(np.array(together["confusion"]).sum(0), np.bincount(clustered, minlength=3))
+    assert (clustered != tempered.argmax(1)).any() and not results["left_out"]
     assert results["rows"][0]["n"] == 48 and results["calibration"]["dev"]["n"] == 16
     assert [question["language"] for question in results["calibration"]["questions"]] == ["de"]
     assert results["calibration"]["prior"]["kind"] == "content_free"
