@@ -20,5 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     evaluation = common.evaluation()
     for key in ("every", "corpora"):
         del evaluation[key]
-    config.evaluate = ConfigDict({**evaluation, "split": "", "label_space": ""})
+    # A model answers the questions that it was taught: an LLM that heard only English ones, no others.
+    of_the_run = ("split", "label_space", "prompt_languages", "prior", "extractors")
+    config.evaluate = ConfigDict({**evaluation, **dict.fromkeys(of_the_run, "")})
     return config

@@ -7,7 +7,9 @@ import pytest
 from matplotlib.image import imread
 from scipy.special import softmax
 
+from configs import evaluate as evaluate_config
 from mser_jax import config as config_lib
+from mser_jax import evaluate as checkpoint_evaluation
 from mser_jax import stages
 from mser_jax.evaluation import calibration, incongruence
 from mser_jax.stages import scoring
@@ -115,3 +117,15 @@ def test_once_for_the_same_parameters():
     once = scoring.OnceFor(lambda params: calls.append(params) or len(calls))
     first, second = {"a": 1}, {"a": 1}
     assert [once(first), once(first), once(second), once(second), once(first)] == [1, 1, 2, 2, 3]
+
+
+def test_a_checkpoint_is_asked_the_questions_of_its_run(tiny):
+    """An LLM that was asked in one language has no answers in others; what is said at evaluation goes first."""
+    trained = tiny(**{"evaluate.prompt_languages": "it", "evaluate.prior": "content_free"})
+    config = evaluate_config.get_config()
+    merged = checkpoint_evaluation.merged_config(config, trained).evaluate
+    assert (merged.prompt_languages, merged.prior) == ("it", "content_free")
+    assert (merged.label_space, merged.adapt) == (trained.evaluate.label_space, "none")
+    config.evaluate.prompt_languages, config.evaluate.prior = "de,es", "none"
+    merged = checkpoint_evaluation.merged_config(config, trained).evaluate
+    assert (merged.prompt_languages, merged.prior) == ("de,es", "none")
