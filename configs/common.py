@@ -75,7 +75,9 @@ def evaluation() -> dict:
         # Any of none, corpus, speaker, corpus_em, speaker_em: what is taken from the unlabelled utterances that are
         # scored (mser_jax/evaluation/zero_shot.py), each in rows of its own.
         "adapt": "none",
-        "probes": False,  # how well the language and the speaker can be told from the embedding
+        "probes": False,  # how well the language and the speaker can be told from the embedding (stage 1)
+        # The baseline of a run: a linear probe on its encoder's states, learned from what it is trained on (stage 1).
+        "encoder_probe": False,
         "prompt_languages": "en,fr,de,it,zh,es",
         # Utterances that fit the temperature of the probabilities; never any that are scored. 0: none is fitted.
         "dev_split": "train",

@@ -24,6 +24,7 @@ EVALUATIONS = {
     "": ("zero_shot", "."),
     "label likelihood, ": ("label_likelihood", "."),
     "generation, ": ("generation", "generation_levenshtein"),
+    "probe of its encoder, ": ("encoder_probe", "encoder_probe"),
 }
 # {evaluation and adaptation: {language: {seed: UA}}}
 Figures = dict[str, dict[str, dict[str, float]]]

@@ -55,7 +55,7 @@ _ROW = {
     "confusion": list,
     "recall": list,
 }
-_SCORING = ("similarity", "label_likelihood", "generation")
+_SCORING = ("similarity", "label_likelihood", "generation", "encoder_probe")
 
 
 def build(
@@ -80,7 +80,7 @@ def build(
       checkpoint: where it lies.
       step: its training step.
       label_space: labels in the order of the confusion matrices.
-      scoring: "similarity" | "label_likelihood" | "generation:EXTRACTOR".
+      scoring: "similarity" | "label_likelihood" | "generation:EXTRACTOR" | "encoder_probe".
       trained_on: {"corpora": …, "languages": …} of the training mix.
       merges: what was folded into what, with counts: {"excited→happy": 12}.
       rows: of zero_shot.score or rows.make_rows.

@@ -25,6 +25,7 @@ from mser_jax.parallel import microbatch
 from mser_jax.stages import frozen_features, speech_stage, towers
 from mser_jax.stages.base import Batch, Evaluator, Params, Scorer
 from mser_jax.stages.embedding import SpeechEmbedder
+from mser_jax.stages.encoder_probing import EncoderProbeEvaluator
 from mser_jax.stages.probing import ProbeEvaluator
 from mser_jax.stages.similarity import SimilarityEvaluator, SimilarityScorer
 from mser_jax.stages.speech_data import SpeechData, names
@@ -189,11 +190,17 @@ class Alignment(speech_stage.SpeechStage):
         return size * sum((1.0 if part in frozen else 3.0) * flops for part, flops in forward.items())
 
     def evaluators(self, mesh: Mesh) -> Sequence[Evaluator]:
-        """Zero-shot scoring by similarity, and probes where the config asks for them."""
+        """Zero-shot scoring by similarity, and the probes that the config asks for."""
         definition = state.define(self.build)
         embedder = SpeechEmbedder(definition, self._data, mesh)
-        found = [SimilarityEvaluator(self._config, definition, self._data, embedder, self._tokenizer, mesh)]
-        return [*found, ProbeEvaluator(embedder, self._data)] if self._config.evaluate.probes else found
+        found: list[Evaluator] = [
+            SimilarityEvaluator(self._config, definition, self._data, embedder, self._tokenizer, mesh)
+        ]
+        if self._config.evaluate.probes:
+            found.append(ProbeEvaluator(embedder, self._data))
+        if self._config.evaluate.get("encoder_probe"):
+            found.append(EncoderProbeEvaluator(self._config, embedder, self._data))
+        return found
 
     def scorer(self, labels: Sequence[str], *, languages: Sequence[str], mesh: Mesh) -> Scorer:
         """Similarity to the prompts of each label."""

@@ -32,12 +32,23 @@ class SpeechEmbedder:
         """Embeddings [n, E] and rows of `table` [n] of all utterances that could be read."""
         return scoring.over_table(self._encode, params, self._data, table, self._mesh, "embedding")
 
-    def layer_means(self, params: Params, table: sources.MixtureTable, rows: np.ndarray) -> np.ndarray:
-        """The time-means of the encoder's hidden states, f32 [n, (L + 1) · D], of the utterances `rows` of `table`.
+    def layer_means(self, params: Params, table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
+        """The time-means of the encoder's hidden states, f32 [n, (L + 1) · D], and rows of `table` [n], likewise.
 
         A pass of its own: next to nothing from kept features, else the encoder once more.
         """
-        means, found = scoring.over_table(self._means, params, self._data, table, self._mesh, "layer means")
-        place = np.zeros(len(table), int)
+        return scoring.over_table(self._means, params, self._data, table, self._mesh, "layer means")
+
+    def layer_means_of(self, params: Params, table: sources.MixtureTable, rows: np.ndarray) -> np.ndarray:
+        """The same of the utterances `rows` of `table`, in their order.
+
+        Raises:
+            OSError: one that was read before cannot be read now.
+        """
+        means, found = self.layer_means(params, table)
+        place = np.full(len(table), -1)
         place[found] = np.arange(len(found))
+        if (place[rows] < 0).any():
+            lost = table["id"][rows[place[rows] < 0]]
+            raise OSError(f"{len(lost)} utterances that were read a moment ago cannot be read again, such as {lost[0]}")
         return means[place[rows]]

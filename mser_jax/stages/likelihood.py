@@ -173,7 +173,7 @@ class LikelihoodEvaluator:
             dev, dev_kept = self._over(params, evaluation.dev_table)
             calibrated = evaluation.calibrate(softmax((dev - prior).mean(1), axis=-1), dev_kept)
         found = []
-        features = self._embed.layer_means(params, evaluation.table, kept) if evaluation.together else None
+        features = self._embed.layer_means_of(params, evaluation.table, kept) if evaluation.together else None
         of_voice, fewest = evaluation.columns(kept), len(evaluation.labels)
         for adapt in evaluation.adapt:
             statistics = adapt.removesuffix(rows.TOGETHER)

@@ -125,7 +125,7 @@ class SimilarityEvaluator:
             trained_on=evaluation.trained_on,
             seen_by=evaluation.seen_by,
             adapt=evaluation.adapt,
-            features=self._embed.layer_means(params, evaluation.table, kept) if evaluation.together else None,
+            features=self._embed.layer_means_of(params, evaluation.table, kept) if evaluation.together else None,
             resamples=self._config.evaluate.bootstrap_samples,
         )
         probabilities = zero_shot.probabilities(embeddings, anchors, scale)

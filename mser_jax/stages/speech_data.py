@@ -113,7 +113,7 @@ class SpeechData:
             ConfigError, Preempted: as `FrozenFeatures.folder`.
         """
         data, evaluate = self._config.data, self._config.evaluate
-        training = () if self._metadata is not None else (data.corpora,)
+        training = (data.corpora,) if self._metadata is None or evaluate.get("encoder_probe") else ()
         for specs in dict.fromkeys((*training, evaluate.corpora or data.corpora)):
             with config_lib.blame("data"):
                 whole = self._whole(specs)

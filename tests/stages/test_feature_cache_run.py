@@ -91,16 +91,19 @@ def test_training_from_kept_features_is_training_without(frozen, place, plain_lo
 def test_scores_are_the_same(frozen, place, tmp_path, caplog):
     """A checkpoint of a run without features, scored from them: those of its weights, which did not change."""
     prepare(frozen(**{"data.feature_cache": str(place), "data.feature_dtype": "float32"}))
-    train.run(frozen(**{"train.budget": "2 steps"}), str(tmp_path))
+    train.run(frozen(**{"train.budget": "2 steps", "evaluate.encoder_probe": True}), str(tmp_path))
     plain = read(tmp_path / "evaluations" / "zero_shot" / "step_00000002")
+    probed = read(tmp_path / "evaluations" / "encoder_probe" / "step_00000002" / "encoder_probe")
     config = evaluate_config.get_config()
-    config.checkpoint = str(tmp_path)
+    config.checkpoint, config.evaluate.encoder_probe = str(tmp_path), True
     config.data.feature_cache, config.data.feature_dtype = str(place), "float32"
     with caplog.at_level(logging.INFO, "absl"):
         evaluate.run(config, "")
     assert "Features of" in caplog.text and "to write" not in caplog.text
     assert rows_of(read(tmp_path / "evaluation")) == rows_of(plain)
     assert sum(row["n"] for row in plain["rows"]) > 100
+    again = read(tmp_path / "evaluation" / "encoder_probe")
+    assert again["scoring"] == "encoder_probe" and rows_of(again) == rows_of(probed) != rows_of(plain)
 
 
 def test_a_checkpoint_is_scored_without_features_unless_they_are_asked_for(frozen, place):

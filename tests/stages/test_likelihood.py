@@ -156,7 +156,7 @@ def test_evaluators_from_data_to_results(small, tmp_path):
         scored = evaluators["label_likelihood"]
         raw, kept = scored._over(params, scored._evaluation.table)
         inside = scored._evaluation.references(scored._evaluation.table, kept) >= 0
-        features = scored._embed.layer_means(params, scored._evaluation.table, kept)
+        features = scored._embed.layer_means_of(params, scored._evaluation.table, kept)
         scores = (raw - scored._scorer.prior(params)).mean(1)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["scoring"] == "label_likelihood" and results["stage"] == "finetuning"

@@ -1,0 +1,69 @@
+"""The linear probe that a run is compared with: learned from its training utterances, scored as it is scored."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from mser_jax import config as config_lib
+from mser_jax.evaluation import encoder_probe, rows, zero_shot
+from mser_jax.stages import scoring
+from mser_jax.stages.base import Params
+from mser_jax.stages.embedding import SpeechEmbedder
+from mser_jax.stages.speech_data import SpeechData
+
+
+class EncoderProbeEvaluator:
+    """Reads the encoder's time-means of the training mix and of `config.evaluate`; writes results.json and its plots.
+
+    The training data is opened for it, also where a checkpoint is scored. It says nothing of the heads: all that a run
+    is ahead of it by comes from them.
+    """
+
+    name = "encoder_probe"
+
+    def __init__(self, config: ConfigDict, embedder: SpeechEmbedder, data: SpeechData) -> None:
+        """Raises ConfigError for a label space that is none, or an unknown adaptation."""
+        self._embed, self._data = embedder, data
+        self._evaluation = scoring.Evaluation(config, data)
+
+    def run(self, params: Params, step: int, run: epath.Path, folder: epath.Path) -> Iterator[tuple[str, float]]:
+        """Yields the averages over languages and each language's UA.
+
+        Raises:
+            ConfigError: the training data is gone, or lacks one of the labels.
+        """
+        evaluation = self._evaluation
+        with config_lib.blame("evaluate.encoder_probe"):
+            heard = self._data.table.filter(emotions=evaluation.labels)
+        train, learned = self._embed.layer_means(params, heard)
+        features, kept = self._embed.layer_means(params, evaluation.table)
+        of_train = {name: heard[name][learned] for name in rows.COLUMNS}
+        of_test, fewest = evaluation.columns(kept), len(evaluation.labels)
+
+        @functools.cache
+        def answers(statistics: str) -> tuple[np.ndarray, np.ndarray]:
+            seen, _ = encoder_probe.standardised(train, of_train, statistics, fewest)
+            moved, fallback = encoder_probe.standardised(features, of_test, statistics, fewest)
+            with config_lib.blame("evaluate.encoder_probe"):
+                return encoder_probe.probabilities(seen, of_train["emotion"], moved, evaluation.labels), fallback
+
+        found: list[rows.Row] = []
+        for adapt in evaluation.adapt:
+            statistics = adapt.removesuffix(rows.TOGETHER)
+            said, fallback = answers(statistics)
+            if adapt != statistics:
+                said = zero_shot.together(said, features, of_test, statistics, fewest)
+            found += evaluation.rows(said, kept, adapt=adapt, fallback=fallback)
+        strict, _ = answers("none")
+        results = evaluation.results(found, strict, kept, run=run, step=step, scoring="encoder_probe")
+        if jax.process_index() == 0:
+            written = evaluation.write(results, folder / self.name, strict, kept)
+            logging.info("Written: %s", ", ".join(map(str, written)))
+        yield from scoring.summary(results)
