@@ -84,7 +84,7 @@ def evaluation() -> dict:
         "dev_utterances": 256,
         # Of an LLM (stage 2): questions a language; the prior that is subtracted (content_free is what it says where
         # nobody speaks: .07 UA less on M5SER-mini, where silence is no average of the emotions); how written answers
-        # are read (exact, levenshtein; '' is not at all).
+        # are read (exact, levenshtein; none is not at all).
         "paraphrases": 1,
         "prior": "none",
         "extractors": "exact,levenshtein",

@@ -56,9 +56,7 @@ def generate(
         raise ValueError(f"generate: max_new_tokens={max_new_tokens}, expected at least 1")
     if temperature < 0 or (temperature > 0 and rng is None):
         raise ValueError(f"generate: temperature={temperature} with rng={rng}, expected 0, or > 0 and a key")
-
-    def is_stop(tokens: jax.Array) -> jax.Array:
-        return (tokens[:, None] == jnp.asarray(stop_tokens, jnp.int32)).any(axis=1)
+    stops = jnp.asarray(stop_tokens, jnp.int32)
 
     def write(done: _Written) -> _Written:
         fed = done.last[:, None]
@@ -68,7 +66,7 @@ def generate(
             step=done.step + 1,
             tokens=lax.dynamic_update_slice_in_dim(done.tokens, last[:, None], done.step, axis=1),
             lengths=done.lengths + ~done.stopped,
-            stopped=done.stopped | is_stop(last),
+            stopped=done.stopped | jnp.isin(last, stops),
             last=last,
             cache=cache,
         )
@@ -80,7 +78,7 @@ def generate(
         step=jnp.ones((), jnp.int32),
         tokens=jnp.pad(first[:, None], ((0, 0), (0, max_new_tokens - 1))),
         lengths=jnp.ones_like(first),
-        stopped=is_stop(first),
+        stopped=jnp.isin(first, stops),
         last=first,
         cache=cache,
     )

@@ -79,8 +79,7 @@ def save(
         task_type: PEFT's ("CAUSAL_LM", "FEATURE_EXTRACTION"), or None.
 
     Raises:
-        PretrainedError: no adapters, ranks that differ, a layer that is no Linear in torch, or the directory is not
-            empty.
+        PretrainedError: no adapters, ranks that differ, a layer that is no Linear in torch, or a directory not empty.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -44,10 +44,10 @@ class GenerationEvaluator:
         """Raises ConfigError for an unknown extractor."""
         self._data, self._mesh, self._chat = data, mesh, chat
         self._evaluation = scoring.Evaluation(config, data)
-        self._extractors = names(config.evaluate.extractors)
+        self._extractors = tuple(name for name in names(config.evaluate.extractors) if name != "none")
         if unknown := set(self._extractors) - set(EXTRACTORS):
             raise config_lib.ConfigError(
-                f"--config.evaluate.extractors: {', '.join(sorted(unknown))}; there are {', '.join(EXTRACTORS)}"
+                f"--config.evaluate.extractors: {', '.join(sorted(unknown))}; there are {', '.join(EXTRACTORS)}, none"
             )
         languages, labels = names(config.evaluate.prompt_languages), self._evaluation.labels
         with config_lib.blame("evaluate.prompt_languages"):

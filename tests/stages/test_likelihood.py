@@ -218,6 +218,13 @@ def test_what_cannot_be_scored_is_refused_before_training(small):
             stage.evaluators(mesh)
 
 
+def test_without_extractors_nothing_is_written(small, tmp_path):
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    config = small(**{"evaluate.extractors": "none"})
+    generation = {e.name: e for e in stages.make(config, METADATA).evaluators(mesh)}["generation"]
+    assert not list(generation.run({}, 1, tmp_path, tmp_path)) and not list(tmp_path.iterdir())
+
+
 def test_one_hot():
     assert generating.one_hot(["b", None], ("a", "b")).tolist() == [[0, 1], [0, 0]]
     assert scoring.check_labels(LABELS) == LABELS
