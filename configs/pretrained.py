@@ -49,6 +49,7 @@ def whisper_base_e5(config: ConfigDict) -> None:
     # For a few hours of speech: the layers' means carry the embedding; a small Q-Former on six frames a second learns
     # slowly beside them, or it learns the training speakers by heart. Captions name the emotion only.
     config.model.frame_pool = 8
+    config.model.trailing_silence = 2.0
     config.model.layer_mix_init = (0.0, 0.0, 4.0, 4.0, 4.0, 0.0, 0.0)
     config.model.mean_head.update({"width": 256, "dropout": 0.5})
     config.model.qformer.update(

@@ -57,6 +57,8 @@ def _set_networks(config: ConfigDict, size: str) -> None:
         {
             "qformer": {**shape((blocks, *speech[1:])), "num_queries": queries, "dropout": 0.0, "remat": "none"},
             "layer_mix_init": (),  # logits of the hidden states' mix, layers + 1 of them; () is all alike
+            # Seconds of silence after each utterance, in which a pretrained encoder writes down what it heard.
+            "trailing_silence": 0.0,
             "frame_pool": 1,  # neighbouring frames of the encoder that the Q-Former reads as one, their mean
             # Hidden units on the time-means of all layers, beside the Q-Former (0: none).
             "mean_head": {"width": 0, "dropout": 0.0},

@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.stage = "finetuning"
     del config.text_encoder, config.loss, config.data.captions, config.data.max_tokens
     del config.train.encoder_microbatches
-    shared = ("qformer", "layer_mix_init", "frame_pool", "mean_head", "embed_dim", "spec_augment")
+    shared = ("qformer", "layer_mix_init", "frame_pool", "trailing_silence", "mean_head", "embed_dim", "spec_augment")
     config.model = ConfigDict({key: config.model[key] for key in shared})
     # The workdir of a stage 1 run: speech encoder, layer mix, Q-Former and embedding start from its newest checkpoint.
     config.init_from = ""

@@ -66,6 +66,7 @@ def beside_config(spec: str, learn: str = "heads", cached: bool = False) -> Any:
     config.train.batch_size = BATCH
     config.data.length_classes = (float(SECONDS),)
     config.data.feature_cache = "auto" if cached else ""
+    config.model.trailing_silence = 0.0  # PyTorch's users hear 30 s, or the clip as it is.
     config.precision.compute = "float32"
     if config.stage == "finetuning":
         # Bytes stand for the tokenizer that comes with the weights, and need more room; `measure` takes it back.

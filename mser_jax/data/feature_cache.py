@@ -26,6 +26,7 @@ from etils import epath
 
 from mser_jax import storage
 from mser_jax.corpora import shard_cache
+from mser_jax.data import audio
 from mser_jax.data.sources import MixtureTable, Source
 
 FORMAT = 1  # raise it when records, front ends or `DualEncoder.hidden_states` change what is stored
@@ -156,7 +157,12 @@ class CachedFeatures:
     """Random access from a row of a MixtureTable to its states. Picklable; safe in threads."""
 
     def __init__(
-        self, table: MixtureTable, folders: Sequence[epath.Path], frame: tuple[int, int], frames: Mapping[int, int]
+        self,
+        table: MixtureTable,
+        folders: Sequence[epath.Path],
+        frame: tuple[int, int],
+        frames: Mapping[int, int],
+        last_frames: int = 0,
     ) -> None:
         """
         Args:
@@ -164,8 +170,9 @@ class CachedFeatures:
             folders: complete ones, in the order of `table.sources`.
             frame: (L + 1, D).
             frames: {samples of a length class: frames of a batch of it}.
+            last_frames: so many frames at the end say something of the whole utterance, and are never cut off.
         """
-        self.frame, self.frames = frame, dict(frames)
+        self.frame, self.frames, self._last = frame, dict(frames), last_frames
         self._data, rows = [], np.empty(len(table), np.int64)
         for number, folder in enumerate(folders):
             told = json.loads((folder / KEY_FILE).read_text())
@@ -187,3 +194,10 @@ class CachedFeatures:
             raise ValueError("the recording could not be read when its features were made")
         states = np.frombuffer(record, self.dtype, offset=_NUM_SAMPLES.itemsize)
         return states.reshape(-1, *self.frame), int(np.frombuffer(record, _NUM_SAMPLES, 1)[0])
+
+    def cut(self, states: np.ndarray, frames: int) -> np.ndarray:
+        """States [T, …] -> the middle of them and the last frames, at most `frames` in all."""
+        if len(states) <= frames:
+            return states
+        end = len(states) - self._last
+        return np.concatenate([audio.crop(states[:end], frames - self._last, None), states[end:]])

@@ -270,7 +270,7 @@ class _Loader:
 
         def fill(plan: mixture.Plan, i: int) -> None:
             whole, samples = self._features[plan.rows[i]]
-            kept = audio.crop(whole, frames, None)
+            kept = self._features.cut(whole, frames)
             states[i, : len(kept)] = kept
             num_frames[i], num_samples[i] = len(kept), min(samples, length)
 

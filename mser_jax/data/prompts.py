@@ -99,6 +99,15 @@ class Captions:
             "caption_id": np.array([hash31(text) for text in texts], np.int32),
         }
 
+    def every_text(self, emotions: Sequence[str]) -> list[str] | None:
+        """All captions of utterances with these emotions, each once; None where facts or transcripts come into them."""
+        weights = dict(self.options.kinds)
+        if self.options.transcript_probability or any(weights.get(kind) for kind in KINDS if kind != "emotion"):
+            return None
+        # English stands in for a language that has no word for an emotion.
+        languages = tuple(dict.fromkeys((*self.options.languages, "en")))
+        return list(dict.fromkeys(text for emotion in emotions for text in label_prompts(emotion, languages)))
+
     def shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """{name: (shape of a row, dtype)} of the longest batch."""
         tokens = (self.max_tokens,)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from mser_jax.models import speech_reader, trailing_silence
 from mser_jax.models.adversary import AdversaryHeads
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.layers import Linear
@@ -34,6 +35,7 @@ class DualEncoderConfig:
     qformer: QFormerConfig = dataclasses.field(default_factory=QFormerConfig)
     spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
     frame_pool: int = 1
+    trailing_silence: float = 0.0
     layer_mix_init: tuple[float, ...] = ()
     mean_head: MeanHeadConfig = dataclasses.field(default_factory=MeanHeadConfig)
     embed_dim: int = 256
@@ -44,7 +46,7 @@ class DualEncoderConfig:
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that the Q-Former reads of `num_samples` samples."""
-        return -(-self.speech.num_frames(num_samples) // self.frame_pool)
+        return speech_reader.num_frames(self.speech, self.frame_pool, self.trailing_silence, num_samples)
 
 
 def mean_pool(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -87,8 +89,15 @@ class DualEncoder(SpeechReader):
 
     def encode_text(self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
         """Tokens int [B, L], token_mask bool [B, L] -> unit embedding f32 [B, E]; `rng` draws dropout."""
-        pooled = mean_pool(self.text_encoder(tokens, token_mask, rng=rng), token_mask)
-        return unit_norm(self.text_projection(pooled))
+        return self.embed_text(self.text_means(tokens, token_mask, rng=rng))
+
+    def text_means(self, tokens: jax.Array, token_mask: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
+        """Tokens int [B, L], token_mask bool [B, L] -> means of the text tower's last states, f32 [B, text.width]."""
+        return mean_pool(self.text_encoder(tokens, token_mask, rng=rng), token_mask)
+
+    def embed_text(self, means: jax.Array) -> jax.Array:
+        """What `text_means` gave [B, text.width] -> unit embedding f32 [B, E]."""
+        return unit_norm(self.text_projection(means))
 
     def logit_scale(self) -> jax.Array:
         """Inverse temperature, an f32 scalar ≤ cfg.logit_scale_max (CLIP: 1 / .07 at first, 100 at most)."""
@@ -111,12 +120,13 @@ def flops_per_example(cfg: DualEncoderConfig, num_samples: int, num_tokens: int)
     speech, text, qformer = cfg.speech, cfg.text, cfg.qformer
     dim = cfg.embed_dim
     memory = (cfg.num_frames(num_samples), speech.width)
+    heard = num_samples + trailing_silence.num_samples(cfg.trailing_silence)
     query_block = block_flops(qformer.num_queries, qformer.width, qformer.mlp_width, *memory)
     return {
-        "speech_encoder": speech.flops(num_samples),
+        "speech_encoder": speech.flops(heard),
         "qformer": qformer.num_layers * query_block,
         "text_encoder": text.num_layers * block_flops(num_tokens, text.width, text.mlp_width),
         "heads": 2.0 * dim * (qformer.width + text.width)
         + sum(2 * 128 * (dim + n) for _, n in cfg.heads)
-        + 2.0 * cfg.mean_head.width * ((speech.num_layers + 1) * speech.width + dim),
+        + 2.0 * cfg.mean_head.width * ((1 + bool(cfg.trailing_silence)) * (speech.num_layers + 1) * speech.width + dim),
     }

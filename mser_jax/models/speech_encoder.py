@@ -16,11 +16,15 @@ from mser_jax.models.stack import run_layers, weighted_mean
 SAMPLING_RATE = 16_000
 
 
+# Mask bool [B, T] of an encoder's frames -> weights f32 [B, K, T] of K means over time.
+MeansOver = Callable[[jax.Array], jax.Array]
+
+
 class EncoderOutput(NamedTuple):
     """What an encoder returns; D = width, T = frames, L = layers.
 
     `last` [B, T, D] is the last hidden state; `mask` bool [B, T] of valid frames; `mixed` f32 [B, T, D] where
-    mix_logits were given; `hidden_states` [L + 1, B, T, D] and `means` f32 [L + 1, B, D] where asked for.
+    mix_logits were given; `hidden_states` [L + 1, B, T, D] and `means` f32 [L + 1, B, K, D] where asked for.
     """
 
     last: jax.Array
@@ -47,14 +51,13 @@ class SpeechEncoder(Protocol):
         mix_logits: jax.Array | None = None,
         rng: jax.Array | None = None,
         collect: bool = False,
-        mean_of: int = 0,
+        means_over: MeansOver | None = None,
     ) -> EncoderOutput:
         """Features and mask of `front_end` -> EncoderOutput.
 
         Hidden states are counted as transformers does: 0 is the input of the first layer, L what comes out at the
         end. `mix_logits` f32 [L + 1] asks for Σ softmax(mix_logits)_l · normalise(state_l); `collect` for all
-        states; `mean_of` > 0 for each normalised state's mean over the frames of `pool_frames(…, mean_of)`.
-        `rng` draws dropout.
+        states; `means_over` for K means of each normalised state over time. `rng` draws dropout.
         """
 
 
@@ -91,7 +94,7 @@ def through_layers(
     rng: jax.Array | None,
     mix_logits: jax.Array | None,
     collect: bool,
-    mean_of: int,
+    means_over: MeansOver | None,
 ) -> EncoderOutput:
     """x [B, T, D], mask bool [B, T] through an encoder's stack, to what `SpeechEncoder.__call__` returns.
 
@@ -102,7 +105,7 @@ def through_layers(
     of_layers = None if weights is None else weights[1:]
     if weights is not None and final_norm:
         of_layers = of_layers.at[-1].set(0.0)  # the last layer counts after the norm, below
-    shares = frame_weights(mask, mean_of) if mean_of else None
+    shares = means_over(mask) if means_over else None
     out = run_layers(
         layers, x, mask, *args, remat=remat, rng=rng, mix_weights=of_layers, mean_weights=shares, collect=collect
     )

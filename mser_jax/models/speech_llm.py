@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from mser_jax.models import speech_reader, trailing_silence
 from mser_jax.models.causal_attention import KVCache, RMSNorm
 from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.label_trie import LabelTrie
@@ -37,6 +38,7 @@ class SpeechLLMConfig:
     qformer: QFormerConfig = dataclasses.field(default_factory=QFormerConfig)
     spec_augment: SpecAugmentConfig = dataclasses.field(default_factory=SpecAugmentConfig)
     frame_pool: int = 1
+    trailing_silence: float = 0.0
     layer_mix_init: tuple[float, ...] = ()
     mean_head: MeanHeadConfig = dataclasses.field(default_factory=MeanHeadConfig)
     embed_dim: int = 256
@@ -44,7 +46,7 @@ class SpeechLLMConfig:
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that the Q-Former reads of `num_samples` samples."""
-        return -(-self.speech.num_frames(num_samples) // self.frame_pool)
+        return speech_reader.num_frames(self.speech, self.frame_pool, self.trailing_silence, num_samples)
 
     @property
     def num_soft_tokens(self) -> int:
@@ -169,9 +171,10 @@ def flops_per_example(cfg: SpeechLLMConfig, num_samples: int, num_tokens: int, n
     """
     qformer = cfg.qformer
     memory = (cfg.num_frames(num_samples), cfg.speech.width)
+    heard = num_samples + trailing_silence.num_samples(cfg.trailing_silence)
     query_block = block_flops(qformer.num_queries, qformer.width, qformer.mlp_width, *memory)
     return {
-        "speech_encoder": cfg.speech.flops(num_samples),
+        "speech_encoder": cfg.speech.flops(heard),
         "qformer": qformer.num_layers * query_block,
         "soft_projection": 2.0 * (qformer.num_queries * qformer.width + cfg.embed_dim) * cfg.llm.width
         + 2.0 * cfg.mean_head.width * ((cfg.speech.num_layers + 1) * cfg.speech.width + cfg.embed_dim),

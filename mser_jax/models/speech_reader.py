@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -11,10 +12,11 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from mser_jax.models import trailing_silence
 from mser_jax.models.emotion_qformer import AttentionPool, EmotionQFormer, QFormerConfig
 from mser_jax.models.layers import Linear, dropout, normalise
 from mser_jax.models.spec_augment import SpecAugmentConfig, spec_augment
-from mser_jax.models.speech_encoder import SpeechEncoderConfig, frame_weights, mix_states, pool_frames
+from mser_jax.models.speech_encoder import SpeechEncoderConfig, mix_states
 from mser_jax.parallel import sharding
 
 
@@ -29,15 +31,17 @@ class MeanHeadConfig:
 class SpeechReaderConfig(Protocol):
     """The part of a network's config that says how speech is read.
 
-    The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame). The layers' mix
-    starts from the logits `layer_mix_init`, one for each of layers + 1 hidden states (none: all alike). What
-    `mean_head` makes of the layers' time-means is added to what the Q-Former says.
+    The Q-Former reads the means of `frame_pool` neighbouring frames of the encoder (1: every frame), and one frame more
+    where `trailing_silence` seconds of silence follow an utterance (trailing_silence.py). The layers' mix starts from
+    the logits `layer_mix_init`, one for each of layers + 1 hidden states (none: all alike). What `mean_head` makes of
+    the layers' time-means is added to what the Q-Former says.
     """
 
     speech: SpeechEncoderConfig
     qformer: QFormerConfig
     spec_augment: SpecAugmentConfig
     frame_pool: int
+    trailing_silence: float
     layer_mix_init: tuple[float, ...]
     mean_head: MeanHeadConfig
     embed_dim: int
@@ -58,10 +62,9 @@ def unit_norm(x: jax.Array) -> jax.Array:
     return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 
-def layer_means(states: jax.Array, num_frames: jax.Array) -> jax.Array:
-    """Normalised hidden states [B, T, L + 1, D], num_frames int [B] -> their means over time, f32 [B, L + 1, D]."""
-    mask = jnp.arange(states.shape[1])[None] < num_frames[:, None]
-    return jnp.einsum("bt,btld->bld", frame_weights(mask, 1), states.astype(jnp.float32))
+def num_frames(speech: SpeechEncoderConfig, frame_pool: int, silence: float, num_samples: int) -> int:
+    """Frames that the Q-Former reads of `num_samples` samples, after which `silence` seconds follow."""
+    return -(-speech.num_frames(num_samples) // frame_pool) + bool(silence)
 
 
 class MeanHead(nnx.Module):
@@ -77,7 +80,7 @@ class MeanHead(nnx.Module):
         self.out = Linear(cfg.width, out_features, rngs=rngs)
 
     def __call__(self, means: jax.Array, mix_logits: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Means f32 [B, L + 1, D], mix_logits f32 [L + 1] -> f32 [B, out_features]; `rng` draws dropout."""
+        """Means f32 [B, K, L + 1, D], mix_logits f32 [L + 1] -> f32 [B, out_features]; `rng` draws dropout."""
         weights = jax.nn.softmax(mix_logits) * mix_logits.size
         x = jax.nn.gelu(self.hidden((means * weights[:, None]).reshape(means.shape[0], -1)))
         return self.out(dropout(x, self.dropout, rng))
@@ -101,36 +104,49 @@ class SpeechReader(nnx.Module):
         self.qformer = EmotionQFormer(cfg.qformer, cfg.speech.width, dtype=cfg.dtype, rngs=rngs)
         self.pool = AttentionPool(cfg.qformer.width, rngs=rngs)
         self.speech_projection = Linear(cfg.qformer.width, cfg.embed_dim, rngs=rngs)
-        states = (cfg.speech.num_layers + 1) * cfg.speech.width
+        self.silence = trailing_silence.num_frames(cfg.speech, cfg.trailing_silence)
+        states = (cfg.speech.num_layers + 1) * cfg.speech.width * (2 if self.silence else 1)
         self.mean_head = MeanHead(states, cfg.mean_head, cfg.embed_dim, rngs=rngs) if cfg.mean_head.width else None
 
+    def _features(self, waveform: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The encoder's features and mask of utterances, silence after them included."""
+        waveform, num_samples = trailing_silence.append(waveform, num_samples, self.cfg.trailing_silence)
+        return self.speech_encoder.front_end(waveform, num_samples)
+
     def encode_speech(self, waveform: jax.Array, num_samples: jax.Array, *, rng: jax.Array | None = None) -> Reading:
-        """Waveform int16 or f32 [B, S] at 16 kHz (S ≤ 30 s), num_samples int [B] -> Reading."""
+        """Waveform int16 or f32 [B, S] at 16 kHz (S ≤ 30 s, silence included), num_samples int [B] -> Reading."""
         augment_rng, encoder_rng, _ = _keys(rng)
-        features, mask = self.speech_encoder.front_end(waveform, num_samples)
+        features, mask = self._features(waveform, num_samples)
         if augment_rng is not None:
             features = spec_augment(features, mask, augment_rng, self.cfg.spec_augment)
-        mix = sharding.gather_weight(self.layer_mix[...])
-        mean_of = self.cfg.frame_pool if self.mean_head is not None else 0
-        encoded = self.speech_encoder(features, mask, mix_logits=mix, rng=encoder_rng, mean_of=mean_of)
-        mixed, mask = pool_frames(encoded.mixed, encoded.mask, self.cfg.frame_pool)
-        return self._reading(mixed, mask, encoded.means.transpose(1, 0, 2) if mean_of else None, rng)
+        mix, pool = sharding.gather_weight(self.layer_mix[...]), self.cfg.frame_pool
+        means_over = functools.partial(trailing_silence.weights, size=pool, after=self.silence)
+        encoded = self.speech_encoder(
+            features, mask, mix_logits=mix, rng=encoder_rng, means_over=means_over if self.mean_head else None
+        )
+        mixed, mask = trailing_silence.pool(encoded.mixed, encoded.mask, pool, self.silence)
+        means = encoded.means.transpose(1, 2, 0, 3) if self.mean_head else None
+        return self._reading(mixed, mask, means, rng)
 
     def encode_states(self, states: jax.Array, num_frames: jax.Array, *, rng: jax.Array | None = None) -> Reading:
         """What `encode_speech` makes of an utterance whose normalised hidden states are known already.
 
         Args:
             states: [B, T, L + 1, D], any float dtype: `normalise` of every hidden state of the frozen encoder, pooled
-                over `frame_pool` frames.
+                over `frame_pool` frames; a row's last frame is that of the silence after it, if there is one.
             num_frames: int [B], valid frames.
             rng: draws the dropout of what reads them.
         """
         mask = jnp.arange(states.shape[1])[None] < num_frames[:, None]
         mixed = mix_states(states, sharding.gather_weight(self.layer_mix[...]))
-        means = None
-        if self.mean_head is not None:
-            means = layer_means(states, num_frames)
-        return self._reading(mixed, mask, means, rng)
+        return self._reading(mixed, mask, self.layer_means(states, num_frames) if self.mean_head else None, rng)
+
+    def layer_means(self, states: jax.Array, num_frames: jax.Array) -> jax.Array:
+        """States and num_frames as of `encode_states` -> their means over time, f32 [B, K, L + 1, D].
+
+        K = 2, of the speech and of the silence after it; 1 where there is none.
+        """
+        return trailing_silence.means(states, num_frames, after=bool(self.silence))
 
     def _reading(self, mixed: jax.Array, mask: jax.Array, means: jax.Array | None, rng: jax.Array | None) -> Reading:
         queries = self.qformer(mixed, mask, rng=_keys(rng)[2])
@@ -143,10 +159,10 @@ class SpeechReader(nnx.Module):
 
     def hidden_states(self, waveform: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Waveform [B, S], num_samples [B] -> the states that `encode_states` takes, f32, and their num_frames."""
-        features, mask = self.speech_encoder.front_end(waveform, num_samples)
+        features, mask = self._features(waveform, num_samples)
         encoded = self.speech_encoder(features, mask, collect=True)
         states = normalise(encoded.hidden_states).transpose(1, 2, 0, 3)
-        states, mask = pool_frames(states, encoded.mask, self.cfg.frame_pool)
+        states, mask = trailing_silence.pool(states, encoded.mask, self.cfg.frame_pool, self.silence)
         return states, mask.sum(-1)
 
 

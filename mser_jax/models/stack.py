@@ -33,9 +33,10 @@ REMAT_POLICIES: dict[str, Callable[..., bool]] = {
 
 
 class StackOutput(NamedTuple):
-    """`last` [B, T, D] in x's dtype; `mixed` f32 [B, T, D], `collected` [L, B, T, D], `means` f32 [L, B, D] on demand.
+    """`last` [B, T, D] in x's dtype; on demand `mixed` f32 [B, T, D], `collected` [L, B, T, D].
 
-    `extras`: what the layers returned besides x, stacked [L, ...]; None where they return x alone.
+    `means`: f32 [L, B, K, D] on demand. `extras`: what the layers returned besides x, stacked [L, ...]; None where
+    they return x alone.
     """
 
     last: jax.Array
@@ -78,7 +79,7 @@ def run_layers(
         rng: split into one key a layer; None = deterministic.
         mix_weights: f32 [L]; `mixed` = Σ weight_l · normalise(output of layer l), accumulated layer by
             layer so that no [L, B, T, D] exists in a forward pass.
-        mean_weights: f32 [B, T]; `means` = Σ_t weight_t · normalise(output of layer l)_t for every layer.
+        mean_weights: f32 [B, K, T]; `means`_k = Σ_t weight_kt · normalise(output of layer l)_t for every layer.
         collect: also return every layer's output.
         per_layer: a pytree of arrays [L, ...]; each layer gets its own slice as first argument after x.
 
@@ -115,5 +116,5 @@ def run_layers(
 
 
 def weighted_mean(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """x [B, T, D], weights f32 [B, T] -> Σ_t weight_t · normalise(x)_t, f32 [B, D]."""
-    return jnp.einsum("bt,btd->bd", weights, normalise(x))
+    """x [B, T, D], weights f32 [B, K, T] -> Σ_t weight_kt · normalise(x)_t, f32 [B, K, D]."""
+    return jnp.einsum("bkt,btd->bkd", weights, normalise(x))

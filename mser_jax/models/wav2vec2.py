@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from mser_jax.models.attention import stack_blocks
 from mser_jax.models.layers import LayerNorm, Linear, dropout
-from mser_jax.models.speech_encoder import SAMPLING_RATE, EncoderOutput, block_flops, through_layers
+from mser_jax.models.speech_encoder import SAMPLING_RATE, EncoderOutput, MeansOver, block_flops, through_layers
 from mser_jax.models.wav2vec2_features import (
     FeatureExtractor,
     PositionalConv,
@@ -148,7 +148,7 @@ class Wav2Vec2Encoder(nnx.Module):
         mix_logits: jax.Array | None = None,
         rng: jax.Array | None = None,
         collect: bool = False,
-        mean_of: int = 0,
+        means_over: MeansOver | None = None,
     ) -> EncoderOutput:
         """Waveform [B, S] of `front_end`, mask bool [B, S] of its valid samples (a prefix) -> EncoderOutput.
 
@@ -178,7 +178,7 @@ class Wav2Vec2Encoder(nnx.Module):
             rng=None if rng is None else jax.random.fold_in(rng, 1),
             mix_logits=mix_logits,
             collect=collect,
-            mean_of=mean_of,
+            means_over=means_over,
         )
 
     def _embed(self, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from mser_jax.models import log_mel as log_mel_lib
 from mser_jax.models.attention import stack_blocks
 from mser_jax.models.layers import Conv1d, LayerNorm, dropout
-from mser_jax.models.speech_encoder import EncoderOutput, block_flops, through_layers
+from mser_jax.models.speech_encoder import EncoderOutput, MeansOver, block_flops, through_layers
 from mser_jax.parallel import sharding
 
 MAX_MEL_FRAMES = 3000
@@ -105,7 +105,7 @@ class WhisperEncoder(nnx.Module):
         mix_logits: jax.Array | None = None,
         rng: jax.Array | None = None,
         collect: bool = False,
-        mean_of: int = 0,
+        means_over: MeansOver | None = None,
     ) -> EncoderOutput:
         """Log-mel features [B, F, mels] (100 frames a second), mask bool [B, F] -> EncoderOutput.
 
@@ -132,7 +132,7 @@ class WhisperEncoder(nnx.Module):
             rng=None if rng is None else jax.random.fold_in(rng, 1),
             mix_logits=mix_logits,
             collect=collect,
-            mean_of=mean_of,
+            means_over=means_over,
         )
 
     def _embed(self, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax import state
+from mser_jax.corpora.emotions import EMOTIONS
 from mser_jax.data import prompts
 from mser_jax.data.text import Tokenizer, get_tokenizer
 from mser_jax.losses import classification, contrast, infonce, parallel, supcon
@@ -22,7 +23,7 @@ from mser_jax.models.emotion_qformer import QFormerConfig
 from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.speech_reader import MeanHeadConfig
 from mser_jax.parallel import microbatch
-from mser_jax.stages import frozen_features, speech_stage, towers
+from mser_jax.stages import frozen_features, frozen_texts, speech_stage, towers
 from mser_jax.stages.base import Batch, Evaluator, Params, Scorer
 from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.encoder_probing import EncoderProbeEvaluator
@@ -48,6 +49,7 @@ def model_config(config: ConfigDict, parts: towers.Towers, num_classes: Mapping[
         qformer=QFormerConfig(**model.qformer),
         spec_augment=SpecAugmentConfig(**model.spec_augment),
         frame_pool=model.frame_pool,
+        trailing_silence=speech_stage.trailing_silence(config),
         layer_mix_init=tuple(model.layer_mix_init),
         mean_head=MeanHeadConfig(**model.mean_head),
         embed_dim=model.embed_dim,
@@ -112,7 +114,7 @@ def _embed(model: DualEncoder, batch: Batch, rng: jax.Array) -> tuple[jax.Array,
     """(speech, text) embeddings f32 [B, E] of unit norm; `rng` draws dropout and SpecAugment."""
     speech_rng, text_rng = jax.random.split(rng)
     speech = frozen_features.encode_speech(model, batch, speech_rng).embedding
-    return speech, model.encode_text(batch["tokens"], batch["token_mask"], rng=text_rng)
+    return speech, frozen_texts.encode_text(model, batch, text_rng)
 
 
 class Alignment(speech_stage.SpeechStage):
@@ -126,9 +128,10 @@ class Alignment(speech_stage.SpeechStage):
             self._tokenizer = get_tokenizer(towers.tokenizer_name(config))
         check_towers(config, parts, self._tokenizer)
         with config_lib.blame("data.captions"):
-            text = captions(config)
-        data = SpeechData(config, parts["speech_encoder"], text, metadata)
+            self._captions = captions(config)
+        data = SpeechData(config, parts["speech_encoder"], self._captions, metadata)
         super().__init__(config, parts, data, model_config(config, parts, data.num_classes))
+        self._scored_only = metadata is not None
         if metadata is None:
             self._check_features()
 
@@ -139,9 +142,34 @@ class Alignment(speech_stage.SpeechStage):
         """The weights of the towers that have an `init`."""
         return towers.load(self._config, self._towers, abstract)
 
+    @functools.cached_property
+    def _texts(self) -> list[str] | None:
+        """The captions whose features are kept: where it is asked for, the tower is frozen, and they can be told."""
+        frozen = not self._learning(frozen_texts.ENCODER) and not self._config.text_encoder.dropout
+        if not (self._config.data.feature_cache and frozen):
+            return None
+        return self._captions.every_text(names(self._config.data.emotions) or EMOTIONS)
+
+    def prepare(self, params: Params, mesh: Mesh, stop: Callable[[], bool]) -> None:
+        """Computes what the frozen towers say, where the config asks for it: of speech to disk, of captions in memory.
+
+        A checkpoint that is only scored has no captions.
+        """
+        super().prepare(params, mesh, stop)
+        if self._texts and not self._scored_only:
+            self._data.use_texts(
+                frozen_texts.FrozenTexts(self._texts, self._captions, state.define(self.build), params, mesh)
+            )
+
+    def batch_spec(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+        """The largest training batch."""
+        spec = super().batch_spec(mesh)
+        return frozen_texts.without_tokens(spec, self._model.text.width) if self._texts else spec
+
     def loss(self, model: DualEncoder, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Σ weight · mean of each term, times the number of valid rows."""
-        inputs = {name: batch[name] for name in (*frozen_features.INPUTS, "tokens", "token_mask") if name in batch}
+        wanted = (*frozen_features.INPUTS, *frozen_texts.INPUTS)
+        inputs = {name: batch[name] for name in wanted if name in batch}
         speech, text = microbatch.encode(functools.partial(_embed, model), inputs, rng, microbatches(self._config))
         terms = self._terms(model, speech, text, batch)
         total, metrics = jnp.zeros(()), {}
@@ -182,10 +210,11 @@ class Alignment(speech_stage.SpeechStage):
 
     def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
         """Analytic FLOPs of a batch: 3 × the forward of what learns, 1 × a frozen tower, 0 × kept features."""
-        size, tokens = batch["tokens"].shape
-        forward = flops_per_example(self._model, self._data.samples_of(batch), tokens)
-        if "states" in batch:
-            del forward["speech_encoder"]
+        size = batch["caption_id"].shape[0]
+        forward = flops_per_example(self._model, self._data.samples_of(batch), self._captions.max_tokens)
+        for kept, part in (("states", frozen_features.ENCODER), ("text_means", frozen_texts.ENCODER)):
+            if kept in batch:
+                del forward[part]
         frozen = {name for name in self._towers if not self._learning(name)}
         return size * sum((1.0 if part in frozen else 3.0) * flops for part, flops in forward.items())
 

@@ -43,6 +43,7 @@ def model_config(config: ConfigDict, parts: towers.Towers) -> SpeechLLMConfig:
         qformer=QFormerConfig(**model.qformer),
         spec_augment=SpecAugmentConfig(**model.spec_augment),
         frame_pool=model.frame_pool,
+        trailing_silence=speech_stage.trailing_silence(config),
         layer_mix_init=tuple(model.layer_mix_init),
         mean_head=MeanHeadConfig(**model.mean_head),
         embed_dim=model.embed_dim,

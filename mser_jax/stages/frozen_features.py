@@ -19,7 +19,6 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import audio, device, feature_build, feature_cache, pipeline
 from mser_jax.data.sources import MixtureTable
-from mser_jax.models import speech_reader
 from mser_jax.models.dual_encoder import DualEncoderConfig
 from mser_jax.models.speech_llm import SpeechLLM
 from mser_jax.models.speech_reader import Reading, SpeechReader
@@ -40,11 +39,15 @@ def encode_speech(model: SpeechReader, batch: Batch, rng: jax.Array | None = Non
 
 
 def layer_means(model: SpeechReader, batch: Batch) -> jax.Array:
-    """The time-means of all hidden states of the encoder, normalised, side by side: f32 [B, (L + 1) · D]."""
+    """The time-means of all hidden states of the encoder, normalised, side by side: f32 [B, K · (L + 1) · D].
+
+    K as of `SpeechReader.layer_means`.
+    """
     if "states" in batch:
-        means = speech_reader.layer_means(batch["states"], batch["num_frames"])
+        states = batch["states"], batch["num_frames"]
     else:
-        means = speech_reader.layer_means(*model.hidden_states(batch["waveform"], batch["num_samples"]))
+        states = model.hidden_states(batch["waveform"], batch["num_samples"])
+    means = model.layer_means(*states)
     return means.reshape(means.shape[0], -1)
 
 
@@ -118,9 +121,12 @@ class FrozenFeatures:
             stop,
         )
         dtype = config.data.feature_dtype
+        encoder = {**towers.describe({ENCODER: model.speech})[ENCODER], "frame_pool": model.frame_pool}
+        if model.trailing_silence:
+            encoder["trailing_silence"] = model.trailing_silence
         self._spec = feature_cache.FeatureSpec(
             weights=fingerprint(params, mesh),
-            encoder={**towers.describe({ENCODER: model.speech})[ENCODER], "frame_pool": model.frame_pool},
+            encoder=encoder,
             compute=jnp.dtype(model.dtype).name,
             max_samples=round(max(config.data.length_classes) * audio.SAMPLE_RATE),
             frame=(model.speech.num_layers + 1, model.speech.width),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,12 @@ from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS, label_space
 from mser_jax.data import audio, device, mixture, pipeline, sources
 from mser_jax.data.feature_cache import CachedFeatures
+from mser_jax.models import speech_reader
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
 from mser_jax.parallel import sharding
 from mser_jax.stages import exposure
 from mser_jax.stages.frozen_features import FrozenFeatures
+from mser_jax.stages.frozen_texts import FrozenTexts
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -30,9 +32,12 @@ def names(text: str) -> tuple[str, ...]:
 class DeviceBatches:
     """Training batches on the devices, the next ones read ahead in the background."""
 
-    def __init__(self, host: pipeline.Batches, mesh: Mesh) -> None:
+    def __init__(
+        self, host: pipeline.Batches, mesh: Mesh, change: Callable[[pipeline.Batch], pipeline.Batch] | None = None
+    ) -> None:
+        """`change` is made to each batch of `host` before it goes to the devices."""
         self._host = host
-        self._device = device.device_batches(host, mesh)
+        self._device = device.device_batches(map(change, host) if change else host, mesh)
 
     def __next__(self) -> dict[str, jax.Array]:
         return next(self._device)
@@ -71,6 +76,7 @@ class SpeechData:
         self._metadata = metadata
         self._unfiltered: dict[str, sources.MixtureTable] = {}
         self._features: dict[str, epath.Path] = {}
+        self._texts: FrozenTexts | None = None
         with config_lib.blame("data"):
             self._options = train_options(config, text)
 
@@ -121,6 +127,10 @@ class SpeechData:
                 if source.folder not in self._features:
                     self._features[source.folder] = features.folder(whole, number)
 
+    def use_texts(self, texts: FrozenTexts) -> None:
+        """From now on training batches hold, in place of a caption's tokens, what the frozen tower says of it."""
+        self._texts = texts
+
     def _cached(self, table: sources.MixtureTable) -> CachedFeatures | None:
         """What `use_features` found, for the rows of `table`."""
         if not self._config.data.feature_cache:
@@ -131,11 +141,15 @@ class SpeechData:
             [self._features[source.folder] for source in table.sources],
             (self._encoder.num_layers + 1, self._encoder.width),
             {n: self._num_frames(n) for n in samples},
+            last_frames=1 if self._config.model.get("trailing_silence") else 0,
         )
 
     def _num_frames(self, num_samples: int) -> int:
         """Kept frames of so many samples."""
-        return -(-self._encoder.num_frames(num_samples) // self._config.model.frame_pool)
+        model = self._config.model
+        return speech_reader.num_frames(
+            self._encoder, model.frame_pool, model.get("trailing_silence", 0.0), num_samples
+        )
 
     def _class_samples(self) -> list[int]:
         return [round(seconds * audio.SAMPLE_RATE) for seconds in self._config.data.length_classes]
@@ -193,7 +207,7 @@ class SpeechData:
                 self.table, self._options, seed=self._config.seed, start=start,
                 process_index=jax.process_index(), process_count=jax.process_count(), features=self._cached(self.table),
             )  # fmt: skip
-        return DeviceBatches(host, mesh)
+        return DeviceBatches(host, mesh, self._texts)
 
     def evaluation_batches(self, table: sources.MixtureTable, mesh: Mesh) -> pipeline.Batches:
         """One epoch over `table` on the host, its batch size rounded up to what the mesh divides."""

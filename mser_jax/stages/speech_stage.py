@@ -37,8 +37,15 @@ def validate(config: ConfigDict) -> None:
     """Raises ConfigError for values that would only fail, or silently mislead, once the run is under way."""
     config_lib.at_least(config, "train.batch_size", 1)
     config_lib.at_least(config, "model.frame_pool", 1)
+    if "trailing_silence" in config.model:
+        config_lib.at_least(config, "model.trailing_silence", 0.0)
     if config.lora.pattern:
         config_lib.at_least(config, "lora.rank", 1)
+
+
+def trailing_silence(config: ConfigDict) -> float:
+    """Seconds of silence that follow an utterance; runs that are older than the key have none."""
+    return config.model.get("trailing_silence", 0.0)
 
 
 def check_speech(config: ConfigDict, speech: SpeechEncoderConfig) -> None:
@@ -47,6 +54,12 @@ def check_speech(config: ConfigDict, speech: SpeechEncoderConfig) -> None:
     if mix and len(mix) != speech.num_layers + 1:
         raise config_lib.ConfigError(
             f"--config.model.layer_mix_init: {len(mix)} logits, but {speech.num_layers + 1} hidden states (layers + 1)"
+        )
+    longest, silence = max(config.data.length_classes), trailing_silence(config)
+    if silence and speech.family == "whisper" and longest + silence > 30:
+        raise config_lib.ConfigError(
+            f"--config.model.trailing_silence={silence}: after clips of up to {longest} s (data.length_classes) "
+            "Whisper would hear more than 30 s"
         )
     masks = config.model.spec_augment
     if speech.family != "whisper" and (masks.time_masks or masks.freq_masks):

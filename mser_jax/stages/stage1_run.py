@@ -107,6 +107,7 @@ class Stage1Run:
         ours, theirs = config.model, self._config.model
         pairs = {f"model.qformer.{name}": (ours.qformer[name], theirs.qformer[name]) for name in _SAME}
         pairs["model.frame_pool"] = ours.frame_pool, theirs.frame_pool
+        pairs["model.trailing_silence"] = tuple(model.get("trailing_silence", 0.0) for model in (ours, theirs))
         return [f"{name}: {a!r} here, {b!r} in stage 1" for name, (a, b) in pairs.items() if a != b]
 
     def _shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:

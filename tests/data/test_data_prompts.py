@@ -131,6 +131,22 @@ def test_transcript_probability_and_braces_in_a_transcript():
     assert all(text.startswith(tuple(prompts.label_prompts("angry", ["en"]))) for text in texts)
 
 
+def test_every_text_is_every_caption_that_is_drawn():
+    """In languages with and without words for an emotion; each caption once, none that cannot be drawn."""
+    options = prompts.CaptionOptions(kinds=(("emotion", 1.0), ("facts", 0.0)), languages=("de", "zh", "en"))
+    emotions = (*EMOTIONS, "wistful")
+    told = prompts.Captions(options=options).every_text(emotions)
+    rng = np.random.default_rng(0)
+    drawn = {prompts.caption(prompts.Facts(emotion=emotion), rng, options) for emotion in emotions for _ in range(500)}
+    assert drawn == set(told) and len(told) == len(set(told)) > 50
+
+
+@pytest.mark.parametrize("change", [{"kinds": (("emotion", 1.0), ("facts", 0.1))}, {"transcript_probability": 0.1}])
+def test_captions_with_facts_or_words_cannot_be_told(change):
+    options = prompts.CaptionOptions(**{"kinds": (("emotion", 1.0),), **change})
+    assert prompts.Captions(options=options).every_text(EMOTIONS) is None
+
+
 def test_label_prompts():
     for emotion in EMOTIONS:
         texts = prompts.label_prompts(emotion)

@@ -1,5 +1,6 @@
 """Stage 1 from kept features: the same result as without them, and what cannot give it is refused."""
 
+import contextlib
 import json
 import logging
 
@@ -19,7 +20,7 @@ from mser_jax.models.wav2vec2 import Wav2Vec2Config
 from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import preemption
-from mser_jax.stages import frozen_features
+from mser_jax.stages import alignment, frozen_features
 
 FROZEN = (("^speech_encoder/", 0.0), (".*", 1.0))
 
@@ -86,6 +87,42 @@ def test_training_from_kept_features_is_training_without(frozen, place, plain_lo
     np.testing.assert_allclose(cached[:, 0], plain_losses[:, 0], rtol=tolerance)
     np.testing.assert_allclose(cached[:, 1], plain_losses[:, 1], rtol=20 * tolerance)
     np.testing.assert_array_equal(cached[:, 2], plain_losses[:, 2])
+
+
+# Captions that can all be told, and a text tower that says the same of each at every step.
+TOLD = {
+    "optim.groups": (("^(speech|text)_encoder/", 0.0), (".*", 1.0)),
+    "data.captions.facts": 0.0,
+    "data.captions.acoustics": 0.0,
+    "data.captions.transcript_probability": 0.0,
+}
+
+
+def test_training_from_kept_captions_is_training_without(frozen, place, monkeypatch):
+    """Relative tolerance 1e-5 of five losses; batches then have the tower's means in place of tokens."""
+    config = frozen(**{"data.feature_cache": str(place), "data.feature_dtype": "float32", **TOLD})
+    stage = prepare(config)
+    with jax.set_mesh(small_mesh()) as _, contextlib.closing(stage.batches(0, small_mesh())) as batches:
+        batch, spec = next(batches), stage.batch_spec(small_mesh())
+        assert "tokens" not in batch and {n: (x.shape[0], x.dtype) for n, x in batch.items()} == {
+            name: (leaf.shape[0], leaf.dtype) for name, leaf in spec.items()
+        }
+        assert batch["text_means"].shape == spec["text_means"].shape
+        texts = len({row.tobytes() for row in np.asarray(batch["text_means"])})
+        assert texts == len(set(np.asarray(batch["caption_id"]).tolist())) > 3
+    kept = losses_of(config)
+    monkeypatch.setattr(alignment.Alignment, "_texts", None)
+    np.testing.assert_allclose(kept[:, 0], losses_of(config)[:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data.captions.facts": 1.0}, {"data.captions.transcript_probability": 0.1}, {"optim.groups": FROZEN},
+     {"text_encoder.dropout": 0.1}, {"data.feature_cache": ""}],
+)  # fmt: skip
+def test_captions_are_not_kept_where_they_differ_from_step_to_step(frozen, place, change):
+    stage = stages.make(frozen(**{"data.feature_cache": str(place), **TOLD, **change}))
+    assert "tokens" in stage.batch_spec(small_mesh())
 
 
 def test_scores_are_the_same(frozen, place, tmp_path, caplog):
@@ -181,14 +218,16 @@ def test_frozen_adapters_may_be_kept(frozen, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("speech", "frame_pool"),
+    ("speech", "frame_pool", "silence"),
     [
-        (WhisperConfig(num_layers=2, width=32, num_heads=4, mlp_width=64), 1),
-        (Wav2Vec2Config(num_layers=2, width=32, num_heads=4, mlp_width=64, conv_dims=(16,) * 7), 4),
+        (WhisperConfig(num_layers=2, width=32, num_heads=4, mlp_width=64), 1, 0.0),
+        (WhisperConfig(num_layers=2, width=32, num_heads=4, mlp_width=64), 4, 0.2),
+        (Wav2Vec2Config(num_layers=2, width=32, num_heads=4, mlp_width=64, conv_dims=(16,) * 7), 4, 0.0),
+        (Wav2Vec2Config(num_layers=2, width=32, num_heads=4, mlp_width=64, conv_dims=(16,) * 7), 1, 0.1),
     ],
-    ids=["whisper", "wav2vec2"],
+    ids=["whisper", "whisper_silence", "wav2vec2", "wav2vec2_silence"],
 )
-def test_states_say_all_that_the_waveform_says(speech, frame_pool):
+def test_states_say_all_that_the_waveform_says(speech, frame_pool, silence):
     """encode_states(hidden_states(x)) = encode_speech(x): 1e-5 on unit vectors, more padding or not, dropout or not."""
     cfg = DualEncoderConfig(
         speech=speech,
@@ -197,6 +236,7 @@ def test_states_say_all_that_the_waveform_says(speech, frame_pool):
         mean_head=MeanHeadConfig(width=16, dropout=0.2),
         embed_dim=24,
         frame_pool=frame_pool,
+        trailing_silence=silence,
     )
     definition = state.define(lambda rngs: DualEncoder(cfg, rngs))
     params = jax.jit(lambda key: state.initial_params(definition, key))(jax.random.key(0))
@@ -220,7 +260,10 @@ def test_states_say_all_that_the_waveform_says(speech, frame_pool):
         assert states.shape == (3, cfg.num_frames(9000), 3, 32)
         assert frames.tolist() == [cfg.num_frames(int(n)) for n in num_samples]
         np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-5)
-        by_hand = [x[:n].mean(0, dtype=np.float64).ravel() for x, n in zip(np.asarray(states), frames, strict=True)]
+        by_hand = []
+        for x, n in zip(np.asarray(states), frames, strict=True):
+            parts = (x[: n - 1], x[n - 1 : n]) if silence else (x[:n],)
+            by_hand.append(np.concatenate([part.mean(0, dtype=np.float64).ravel() for part in parts]))
         for mean in means:
             np.testing.assert_allclose(mean, by_hand, atol=1e-5)
         if key is None:
