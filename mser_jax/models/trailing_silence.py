@@ -85,5 +85,5 @@ def means(states: jax.Array, lengths: jax.Array, after: bool) -> jax.Array:
     """
     place, last = jnp.arange(states.shape[1])[None], lengths[:, None] - 1
     parts = (place < last, place == last) if after else (place <= last,)
-    shares = jnp.stack([frame_weights(part, 1) for part in parts], axis=1)
-    return jnp.einsum("bkt,btld->bkld", shares, states.astype(jnp.float32))
+    values = states.astype(jnp.float32)
+    return jnp.stack([jnp.einsum("bt,btld->bld", frame_weights(part, 1), values) for part in parts], axis=1)

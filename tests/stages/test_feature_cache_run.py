@@ -140,7 +140,11 @@ def test_scores_are_the_same(frozen, place, tmp_path, caplog):
     assert rows_of(read(tmp_path / "evaluation")) == rows_of(plain)
     assert sum(row["n"] for row in plain["rows"]) > 100
     again = read(tmp_path / "evaluation" / "encoder_probe")
-    assert again["scoring"] == "encoder_probe" and rows_of(again) == rows_of(probed) != rows_of(plain)
+    assert again["scoring"] == "encoder_probe" and rows_of(probed) != rows_of(plain)
+    # Both programs are compiled apart, and the probe has few utterances to learn from: one may lie on a border.
+    for row, other in zip(again["rows"], probed["rows"], strict=True):
+        assert [row[key] for key in ("corpus", "language", "n")] == [other[key] for key in ("corpus", "language", "n")]
+        assert np.abs(np.subtract(row["confusion"], other["confusion"])).sum() <= 2
 
 
 def test_a_checkpoint_is_scored_without_features_unless_they_are_asked_for(frozen, place):
