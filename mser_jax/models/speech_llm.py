@@ -171,12 +171,12 @@ def flops_per_example(cfg: SpeechLLMConfig, num_samples: int, num_tokens: int, n
     """
     qformer = cfg.qformer
     memory = (cfg.num_frames(num_samples), cfg.speech.width)
-    heard = num_samples + trailing_silence.num_samples(cfg.trailing_silence)
+    heard, means = num_samples + trailing_silence.num_samples(cfg.trailing_silence), 1 + bool(cfg.trailing_silence)
     query_block = block_flops(qformer.num_queries, qformer.width, qformer.mlp_width, *memory)
     return {
         "speech_encoder": cfg.speech.flops(heard),
         "qformer": qformer.num_layers * query_block,
         "soft_projection": 2.0 * (qformer.num_queries * qformer.width + cfg.embed_dim) * cfg.llm.width
-        + 2.0 * cfg.mean_head.width * ((cfg.speech.num_layers + 1) * cfg.speech.width + cfg.embed_dim),
+        + 2.0 * cfg.mean_head.width * (means * (cfg.speech.num_layers + 1) * cfg.speech.width + cfg.embed_dim),
         "llm": cfg.llm.flops(num_tokens, num_targets),
     }

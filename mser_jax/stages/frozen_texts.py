@@ -19,7 +19,7 @@ from mser_jax.stages.base import Batch, Params
 ENCODER = "text_encoder"
 # Keys of a batch that text is encoded from.
 INPUTS = ("tokens", "token_mask", "text_means")
-# Captions that go through the tower together: each alone would cost as much as eight do.
+# Captions that go through the tower together.
 _CHUNK = 64
 
 
