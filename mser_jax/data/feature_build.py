@@ -42,6 +42,18 @@ def estimate_bytes(table: MixtureTable, spec: FeatureSpec, num_frames: Callable[
     return spec.frame_bytes * sum(num_frames(int(n)) * int(count) for n, count in zip(lengths, counts, strict=True))
 
 
+def length_classes(durations: np.ndarray, longest: float) -> tuple[float, ...]:
+    """Lengths in seconds that recordings of `durations` seconds [n] are padded to, the last being `longest`.
+
+    The quartiles, rounded up to a quarter of a second: what is kept is the same whatever an utterance is padded to,
+    but the encoder runs over the padding too; each length more is one compilation more.
+    """
+    durations = np.minimum(durations, longest)
+    quartiles = np.quantile(durations, (0.25, 0.5, 0.75)) if len(durations) else ()
+    steps = {float(np.ceil(seconds * 4) / 4) for seconds in quartiles}
+    return (*sorted(step for step in steps if 0 < step < longest), longest)
+
+
 def build(
     table: MixtureTable,
     folder: epath.Path,

@@ -170,7 +170,7 @@ class FrozenFeatures:
                 table, folder, key, self._encode,
                 num_bytes=feature_build.estimate_bytes(table, self._spec, self._num_frames),
                 batch_size=-(-self._config.evaluate.batch_size // parts) * parts,
-                length_classes=tuple(data.length_classes),
+                length_classes=feature_build.length_classes(table["duration_s"], max(data.length_classes)),
                 read=pipeline.ReadOptions(num_threads=data.num_threads, prefetch=2),
                 stop=self._stop,
             )  # fmt: skip

@@ -284,6 +284,17 @@ def test_no_room(table, monkeypatch):
     assert encoder.calls == 0
 
 
+def test_recordings_are_padded_to_quartiles_of_their_lengths():
+    seconds = np.random.default_rng(0).uniform(1.0, 9.0, 1000)
+    classes = feature_build.length_classes(seconds, 8.0)
+    assert len(classes) == 4 and classes[-1] == 8.0
+    for share, length in zip((0.25, 0.5, 0.75), classes[:-1], strict=True):
+        assert share <= (seconds <= length).mean() < share + 0.04  # a quarter of a second of the eight
+    assert feature_build.length_classes(np.full(5, 12.0), 4.5) == (4.5,)
+    assert feature_build.length_classes(np.array([3.0]), 30.0) == (3.0, 30.0)
+    assert feature_build.length_classes(np.array([]), 4.5) == (4.5,)
+
+
 def test_the_estimate_is_what_is_written(table):
     chosen = spec()
     for number in (0, 1):
