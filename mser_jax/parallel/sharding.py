@@ -37,10 +37,10 @@ def constrain(x: jax.Array, spec: P) -> jax.Array:
     `with_sharding_constraint` only asserts on Explicit axes, so those are resharded. What has that sharding already is
     returned as it is: a scan over layers keeps for its backward pass a copy of all that it computes from its weights.
     """
-    explicit = _explicit()
-    if explicit is None:
+    explicit, mesh = _explicit(), jax.sharding.get_abstract_mesh()
+    if explicit is None or (not explicit and mesh.size == 1):
         return x
-    if explicit and jax.typeof(x).sharding == NamedSharding(jax.sharding.get_abstract_mesh(), spec):
+    if explicit and jax.typeof(x).sharding == NamedSharding(mesh, spec):
         return x
     return jax.sharding.reshard(x, spec) if explicit else jax.lax.with_sharding_constraint(x, spec)
 
@@ -77,7 +77,9 @@ def matmul(x: jax.Array, kernel: jax.Array, split: str | None = None, dtype: DTy
     if not explicit:
         return jnp.matmul(x, constrain(kernel, P(*spec)), preferred_element_type=dtype)
     rows = jax.typeof(x).sharding.spec
-    kernel = constrain(kernel, P(*spec, reduced=_batch_axes(rows)))
+    # On one device there is nothing to sum, and the kernel stays what it is: see `constrain`.
+    summed = _batch_axes(rows) if jax.sharding.get_abstract_mesh().size > 1 else set()
+    kernel = constrain(kernel, P(*spec, reduced=summed))
     # Summed over `tensor` here; elsewhere the result's sharding follows from those of the operands.
     out = P(*rows[:-1], None) if axis and split == "in" else None
     return jnp.einsum("...i,io->...o", x, kernel, preferred_element_type=dtype, out_sharding=out)

@@ -9,6 +9,8 @@ from flax import nnx
 from mser_jax.models.attention import Block, MultiHeadAttention
 from mser_jax.models.layers import dropout
 from mser_jax.models.stack import REMAT_POLICIES, run_layers, stack_layers
+from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.parallel import sharding
 
 
 def make(num_layers, width=16, rate=0.0):
@@ -151,3 +153,23 @@ def test_wrong_names_are_refused():
         run_layers(make(1), x, mask, remat="all")
     with pytest.raises(ValueError, match="not a multiple of num_heads 3"):
         MultiHeadAttention(16, 3, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("mode", ["explicit", "auto"])
+def test_one_device_keeps_no_copy_of_the_weights(mode):
+    """A scan keeps for its backward pass what it computes from its weights, but not the weights as they came."""
+    layers, (x, mask) = make(3, width=16), inputs()
+    mesh = mesh_lib.make_mesh(data=1, devices=jax.devices()[:1], mode=mode)
+    rows, whole = sharding.batch_sharding(mesh), jax.sharding.NamedSharding(mesh, jax.P())
+    graphdef, params = nnx.split(layers)
+    with jax.set_mesh(mesh):
+        x, mask, params = jax.device_put(x, rows), jax.device_put(mask, rows), jax.device_put(params, whole)
+
+        def forward(x):
+            return run_layers(nnx.merge(graphdef, params), x, mask).last
+
+        jaxpr = jax.make_jaxpr(lambda x: jax.vjp(forward, x)[1](x))(x)
+    kept = [v.aval.shape for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "scan" for v in eqn.outvars]
+    kernels = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 3}
+    assert (3, 2, 5, 16) in kept and len(kernels) == 3
+    assert not kernels & set(kept), kernels & set(kept)
