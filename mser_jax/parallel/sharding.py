@@ -32,7 +32,8 @@ def _explicit() -> bool | None:
 
 
 def constrain(x: jax.Array, spec: P) -> jax.Array:
-    """Gives `x` the sharding `spec` on the mesh in context (jax.set_mesh); the identity without a mesh.
+    """Gives `x` the sharding `spec` on the mesh in context (jax.set_mesh); the identity without a mesh, and
+    on an Auto one of a single device.
 
     `with_sharding_constraint` only asserts on Explicit axes, so those are resharded. What has that sharding already is
     returned as it is: a scan over layers keeps for its backward pass a copy of all that it computes from its weights.
