@@ -10,9 +10,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mser_jax import config as config_lib
-from mser_jax import evaluate, storage, train
-from mser_jax.checkpoint import CheckpointError
-from mser_jax.parallel import distributed
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept: a folder or gs://…", allow_override=True)
@@ -21,8 +18,6 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept: a folder o
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST[:PORT] of process 0", allow_override=True)
 _NUM_PROCESSES = flags.DEFINE_string("num_processes", "", "Processes of this run", allow_override=True)
 _PROCESS_ID = flags.DEFINE_string("process_id", "", "Which of them this is, from 0", allow_override=True)
-
-TASKS = {"train": train.run, "evaluate": evaluate.run}
 
 
 def _ours_or_important(record: std_logging.LogRecord) -> bool:
@@ -41,6 +36,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the task that the config names; errors that a person can mend end in one line, not in a trace."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments {list(argv[1:])}; write --config.section.key=value")
+    # Not above: what is wrong with a command line is said at once, not after seconds of importing jax.
+    from mser_jax import evaluate, storage, train
+    from mser_jax.checkpoint import CheckpointError
+    from mser_jax.parallel import distributed
+
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_important)
     config = _CONFIG.value
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
             config, coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value,
             workdir=_WORKDIR.value,
         ):  # fmt: skip
-            TASKS[config.task](config, _WORKDIR.value)
+            {"train": train.run, "evaluate": evaluate.run}[config.task](config, _WORKDIR.value)
     except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
         raise SystemExit("\n".join(filter(None, (f"error: {error}", storage.explain(error))))) from error
     except Exception as error:

@@ -8,7 +8,7 @@ Temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number for all labe
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy
 from scipy.special import log_softmax, softmax
 
 # A dev set that is answered without an error has no best temperature: the search ends here.
@@ -45,7 +45,7 @@ def fit_temperature(probabilities: np.ndarray, references: np.ndarray) -> float:
     if not len(references):
         raise ValueError("no utterance to fit a temperature on")
     low, high = np.log(TEMPERATURES)
-    best = minimize_scalar(
+    best = scipy.optimize.minimize_scalar(
         lambda x: negative_log_likelihood(probabilities, references, np.exp(x)), bounds=(low, high), method="bounded"
     )
     return float(np.exp(best.x))

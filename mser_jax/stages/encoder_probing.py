@@ -8,15 +8,19 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
+from etils import epath, epy
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax.evaluation import encoder_probe, rows, zero_shot
+from mser_jax.evaluation import rows, zero_shot
 from mser_jax.stages import scoring
 from mser_jax.stages.base import Params
 from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.speech_data import SpeechData
+
+# scikit-learn is imported when it is used: half of a program's start is its libraries.
+with epy.lazy_imports():
+    from mser_jax.evaluation import encoder_probe
 
 
 class EncoderProbeEvaluator:

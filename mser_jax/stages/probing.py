@@ -7,12 +7,15 @@ from collections.abc import Iterator
 
 import jax
 from absl import logging
-from etils import epath
+from etils import epath, epy
 
-from mser_jax.evaluation import probes
 from mser_jax.stages.base import Params
 from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.speech_data import SpeechData
+
+# scikit-learn is imported when it is used: half of a program's start is its libraries.
+with epy.lazy_imports():
+    from mser_jax.evaluation import probes
 
 
 class ProbeEvaluator:

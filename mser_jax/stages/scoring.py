@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from etils import epath
+from etils import epath, epy
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -21,11 +21,15 @@ from tqdm import tqdm
 from mser_jax import config as config_lib
 from mser_jax.corpora import emotions
 from mser_jax.data import device, sources
-from mser_jax.evaluation import calibration, metrics, plots, report, rows
+from mser_jax.evaluation import calibration, metrics, report, rows
 from mser_jax.evaluation import incongruence as incongruence_lib
 from mser_jax.stages import exposure, frozen_features, towers
 from mser_jax.stages.base import Params
 from mser_jax.stages.speech_data import SpeechData, names
+
+# matplotlib is imported when it is used: half of a program's start is its libraries.
+with epy.lazy_imports():
+    from mser_jax.evaluation import plots
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:

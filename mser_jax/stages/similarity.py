@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
+from etils import epath, epy
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -16,11 +16,15 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import prompts
 from mser_jax.data.text import Tokenizer
-from mser_jax.evaluation import plots, zero_shot
+from mser_jax.evaluation import zero_shot
 from mser_jax.stages import frozen_features, scoring
 from mser_jax.stages.base import Batch, Params
 from mser_jax.stages.embedding import SpeechEmbedder
 from mser_jax.stages.speech_data import SpeechData, names
+
+# matplotlib is imported when it is used: half of a program's start is its libraries.
+with epy.lazy_imports():
+    from mser_jax.evaluation import plots
 
 
 class SimilarityScorer:
