@@ -13,6 +13,8 @@ from mser_jax.losses.supcon import supcon
 from mser_jax.parallel.mesh import make_mesh
 from mser_jax.parallel.sharding import batch_sharding
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 N, D = 16, 6
 SCALE = 7.0
 FACTS = ("caption_id", "emotion", "language", "parallel_id", "valid")

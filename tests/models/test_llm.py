@@ -18,6 +18,8 @@ from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 from mser_jax.pretrained import llm as table
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 WINDOW = 5
 SIZES = {
     "vocab_size": 97,

@@ -17,6 +17,8 @@ from mser_jax.models.wav2vec2_features import RelativePositions
 from mser_jax.parallel import sharding
 from mser_jax.pretrained import wav2vec2 as table
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 3,

@@ -19,6 +19,8 @@ from mser_jax.parallel import preemption, sharding
 from mser_jax.stages import alignment
 from mser_jax.stages.speech_data import SpeechData
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def results_of(folder):
     return json.loads((folder / "results.json").read_text())

@@ -21,6 +21,8 @@ from mser_jax.parallel import preemption
 from mser_jax.stages.finetuning import Finetuning
 from mser_jax.stages.stage1_run import Stage1Run, is_taken
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Adapters on the decoder, whose base and the speech encoder are frozen; only what learns is written.
 STEPS = {"data.augment.random_crop": False}
 ADAPTED = {
