@@ -158,8 +158,8 @@ def whisper_base_gemma(config: ConfigDict) -> None:
     config.data.tasks.update({"language": 0.0, "acoustics": 0.0})
     config.data.question_languages = config.evaluate.prompt_languages = "en"
     config.data.sequences.update({"short": (20, 2), "long": (72, 48)})
-    # The embedding stays nearly as stage 1 left it: 150 steps of full size move each weight of its heads ten times as
-    # far as it is from zero. Not 0.0: what learns is in the checkpoint, which then needs no run of stage 1 beside it.
+    # The embedding stays nearly as stage 1 left it: 150 steps of full size can move each weight of its heads further
+    # than it is from zero. Not 0.0: what learns is in the checkpoint, which then needs no run of stage 1 beside it.
     heard = ("^(layer_mix|mean_head/|pool/|speech_projection/)", 0.002)
     config.optim.groups = (_ADAPTED[0], heard, ("^qformer/", 0.1), ("/lora/", 0.3), _ADAPTED[1])
     config.optim.learning_rate = 2e-3

@@ -10,9 +10,7 @@ import sys
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Compiles are the cost of this suite: with jax's own switch for tests they take a third less, and small arrays do not
-# notice. Programs are the same until LLVM. Keep what a test before (or the last run) compiled.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Small compiles are the cost of this suite: keep what a test before (or the last run) compiled.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 
 import filelock
@@ -56,16 +54,6 @@ def _compiled_code_is_let_go():
     """Else a worker holds what every test compiled, 7 GiB in the end; the cache on disk stays."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture(autouse=True)
-def _real_weights_run_as_users_run_them(request):
-    """Compiled with all optimisations, which large arrays do notice."""
-    flag = "jax_disable_most_optimizations"
-    before = jax.config.read(flag)
-    jax.config.update(flag, before and "weights" not in request.fixturenames)
-    yield
-    jax.config.update(flag, before)
 
 
 @pytest.fixture(scope="module")
