@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 
-from mser_jax.models.layers import LayerNorm, Linear, dropout
+from mser_jax.models.layers import LayerNorm, Linear, dropout, gelu
 from mser_jax.models.stack import stack_layers
 from mser_jax.parallel import sharding
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Scaled dot-product attention (Vaswani et al. 2017), query head n of N reading key head n // (N / K).
+
+    What jax.nn.dot_product_attention does, in two thirds of its time on CPU: heads stand before time in both products.
+
+    Args:
+        q: [B, T, N, H].
+        k: [B, S, K, H].
+        v: like k.
+        mask: bool [B, T, S] or [B, 1, S], True = attend; a query that may attend to nothing attends evenly to all.
+        bias: f32 [B, N, T, S] or [1, N, T, S], added to the logits.
+        scale: of the logits; None = 1 / √H.
+        softcap: c replaces a logit by c · tanh(logit / c) (Gemma 2).
+
+    Returns:
+        [B, T, N, H] in v's dtype; logits and softmax are f32.
+    """
+    batch, length, num_heads, head_dim = q.shape
+    groups = num_heads // k.shape[2]
+    # Of bf16 factors the products, also those of the backward pass, are bf16 ones that are summed in f32.
+    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if q.dtype == jnp.bfloat16 else None
+    product = functools.partial(jnp.einsum, precision=precision)
+    q = q.reshape(batch, length, -1, groups, head_dim).transpose(0, 2, 3, 1, 4)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    logits = product("bkgth,bksh->bkgts", q, k, preferred_element_type=jnp.float32)
+    logits = logits * (1.0 / math.sqrt(head_dim) if scale is None else scale)
+    if bias is not None:
+        logits = logits + bias.reshape(bias.shape[0], -1, groups, *bias.shape[2:])
+    if softcap is not None:
+        logits = softcap * jnp.tanh(logits / softcap)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    y = product("bkgts,bksh->bkgth", jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+    return y.transpose(0, 3, 1, 2, 4).reshape(batch, length, num_heads, head_dim)
 
 
 class PositionGate(nnx.Module):
@@ -35,9 +82,9 @@ class PositionGate(nnx.Module):
 
 
 class MultiHeadAttention(nnx.Module):
-    """Scaled dot-product attention (Vaswani et al. 2017), of x to itself or to a memory of another width.
+    """Attention with several heads, of x to itself or to a memory of another width.
 
-    Logits and softmax are f32. `key_bias=False` is Whisper's: that bias shifts all logits of a query alike.
+    `key_bias=False` is Whisper's: that bias shifts all logits of a query alike.
     `gated_bias` is WavLM's: a position bias is added to the logits, scaled by a PositionGate.
 
     Raises:
@@ -85,9 +132,9 @@ class MultiHeadAttention(nnx.Module):
             return y.reshape(*y.shape[:2], self.num_heads, -1)
 
         q, k, v = heads(self.query(x, out)), heads(self.key(memory, out)), heads(self.value(memory, out))
-        mask = None if key_mask is None else key_mask[:, None, None, :]
+        mask = None if key_mask is None else key_mask[:, None]
         bias = None if self.gate is None else self.gate(x) * position_bias
-        y = jax.nn.dot_product_attention(q, k, v, bias, mask)
+        y = attend(q, k, v, mask=mask, bias=bias)
         return self.out(y.reshape(*x.shape[:2], -1), back)
 
 
@@ -165,7 +212,7 @@ class Block(nnx.Module):
 
     def _mlp(self, y: jax.Array) -> jax.Array:
         out, back = (sharding.split_by(self.mlp_in.kernel.shape[-1], how) for how in ("out", "in"))
-        return self.mlp_out(jax.nn.gelu(self.mlp_in(y, out), approximate=False), back)
+        return self.mlp_out(gelu(self.mlp_in(y, out)), back)
 
 
 class BlockSizes(Protocol):

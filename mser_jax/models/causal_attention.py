@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from mser_jax.models.attention import attend
 from mser_jax.models.layers import Linear
 from mser_jax.models.rope import rotate
 from mser_jax.parallel import sharding
@@ -123,23 +124,6 @@ def visible(positions: jax.Array, readable: Readable, window: jax.Array) -> jax.
     return seen if readable.allowed is None else seen & readable.allowed
 
 
-def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *, scale: float, softcap: float | None = None
-) -> jax.Array:
-    """q [B, T, N, H], k and v [B, S, K, H], mask bool [B, T, S] -> [B, T, N, H]; query head n reads n // (N / K).
-
-    `softcap` c replaces a logit by c · tanh(logit / c) (Gemma 2). Logits and softmax are f32; with nothing to
-    see a query attends evenly to all: finite.
-    """
-    if softcap is None:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
-    logits = scale * jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    logits = softcap * jnp.tanh(logits / softcap)
-    p = jax.nn.softmax(jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min), axis=-1)
-    return jnp.einsum("bkgts,bskh->btkgh", p.astype(v.dtype), v).reshape(q.shape)
-
-
 class CausalAttention(nnx.Module):
     """Grouped-query attention (Ainslie et al. 2023) to the past, with RoPE and, where asked for, q/k norms."""
 
@@ -188,5 +172,5 @@ class CausalAttention(nnx.Module):
             k = lax.dynamic_update_slice_in_dim(own.keys, k, readable.index, axis=1)
             v = lax.dynamic_update_slice_in_dim(own.values, v, readable.index, axis=1)
         mask = visible(positions, readable, own.window)
-        y = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap)
+        y = attend(q, k, v, mask=mask, scale=self.scale, softcap=self.softcap)
         return self.out(y.reshape(*x.shape[:2], -1), back), new

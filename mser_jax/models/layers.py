@@ -45,6 +45,17 @@ def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
     return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """x · Φ(x), exact (Hendrycks & Gimpel 2016), in x's dtype.
+
+    In f32 as PyTorch writes it, by erf: jax.nn.gelu's erfc keeps the tail of short dtypes exact, and on CPU takes three
+    times as long.
+    """
+    if x.dtype != jnp.float32:
+        return jax.nn.gelu(x, approximate=False)
+    return 0.5 * x * (1.0 + lax.erf(x * math.sqrt(0.5)))
+
+
 class Linear(nnx.Module):
     """[..., in] -> [..., out]: x @ kernel [in, out] (+ bias [out]).
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from mser_jax.models.layers import Conv1d, Embedding, LayerNorm, convolve, fan_in_normal
+from mser_jax.models.layers import Conv1d, Embedding, LayerNorm, convolve, fan_in_normal, gelu
 from mser_jax.models.stack import REMAT_POLICIES
 from mser_jax.parallel import sharding
 
@@ -89,7 +89,7 @@ class ConvLayer(nnx.Module):
             x = self.layer_norm(x)
         elif self.time_norm is not None:
             x = self.time_norm(x, mask)
-        return jax.nn.gelu(x, approximate=False)
+        return gelu(x)
 
 
 class FeatureExtractor(nnx.Module):
@@ -154,7 +154,7 @@ class PositionalConv(nnx.Module):
         kernel = sharding.gather_weight(kernel.astype(self.dtype))
         size = kernel.shape[0]  # even ones see a frame more of the past
         y = convolve(x, kernel, pad=(size // 2, (size - 1) // 2), groups=self.groups)
-        return x + jax.nn.gelu(y + sharding.gather_weight(self.bias[...].astype(self.dtype)), approximate=False)
+        return x + gelu(y + sharding.gather_weight(self.bias[...].astype(self.dtype)))
 
 
 def position_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:

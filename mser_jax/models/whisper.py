@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from mser_jax.models import log_mel as log_mel_lib
 from mser_jax.models.attention import stack_blocks
-from mser_jax.models.layers import Conv1d, LayerNorm, dropout
+from mser_jax.models.layers import Conv1d, LayerNorm, dropout, gelu
 from mser_jax.models.speech_encoder import EncoderOutput, MeansOver, block_flops, through_layers
 from mser_jax.parallel import sharding
 
@@ -140,7 +140,7 @@ class WhisperEncoder(nnx.Module):
         x = features.astype(self.dtype)
         for conv, stride in zip((self.conv1, self.conv2), self.cfg.conv_strides, strict=True):
             # Invalid frames are set to the zeros a convolution sees beyond the end of an unpadded utterance.
-            x = jax.nn.gelu(conv(jnp.where(mask[..., None], x, 0.0)), approximate=False)
+            x = gelu(conv(jnp.where(mask[..., None], x, 0.0)))
             mask = mask[:, ::stride]
         if self.positions is None:
             positions = sinusoids(x.shape[1], self.cfg.width)

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.gemma3.modeling_gemma3 import eager_attention_forward
 
 from mser_jax import state
-from mser_jax.models.causal_attention import KVCache, Readable, attend
+from mser_jax.models.attention import attend
+from mser_jax.models.causal_attention import KVCache, Readable
 from mser_jax.models.llm import LLM, LLMConfig
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
@@ -227,9 +228,9 @@ def test_soft_capped_attention_equals_transformers(softcap):
     additive = torch.from_numpy(np.where(mask, 0, -np.inf).astype(np.float32))[:, None]
     to_torch = [torch.from_numpy(x).transpose(1, 2) for x in (q, k, v)]
     reference, _ = eager_attention_forward(Module(), *to_torch, additive, scaling=0.6, softcap=softcap)
-    out = attend(*map(jnp.asarray, (q, k, v, mask)), scale=0.6, softcap=softcap)
+    out = attend(*map(jnp.asarray, (q, k, v)), mask=mask, scale=0.6, softcap=softcap)
     np.testing.assert_allclose(out, reference.numpy(), atol=1e-5, rtol=0)
-    blind = jax.grad(lambda k: attend(q, k, v, jnp.zeros_like(mask), scale=0.6, softcap=softcap).sum())(k)
+    blind = jax.grad(lambda k: attend(q, k, v, mask=jnp.zeros_like(mask), scale=0.6, softcap=softcap).sum())(k)
     assert np.isfinite(blind).all()
 
 

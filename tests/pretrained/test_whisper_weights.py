@@ -54,19 +54,23 @@ def normalise(x):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
 
-def check_states(ours, single, double, what):
-    """That normalised states [T, D] are transformers' as far as f32 goes.
+def check_states(recordings, what):
+    """That normalised states are transformers' as far as f32 goes; recordings: (ours, single, double) [T, D] of each.
 
     Whisper amplifies: a few channels of a few frames reach 500 in layers 4 and 5, and there a f32 rounding of the input
     becomes 1e-3. So the judge is transformers in f64 (double): states may deviate from it by 1e-4, or, where
     transformers in f32 (single) is itself further away, by three times what that does; the mean deviation is 3e-6 at
-    most.
+    most. The largest deviation is that of one number in one frame, a draw with a heavy tail, so the two are compared
+    over all recordings together.
     """
-    judge = normalise(double)
-    error = np.abs(normalise(ours) - judge)
-    allowed = max(1e-4, 3 * np.abs(normalise(single) - judge).max())
-    assert error.max() <= allowed, (what, error.max(), allowed)
-    assert error.mean() <= 3e-6, (what, error.mean())
+    largest = {"ours": 0.0, "single": 0.0}
+    for ours, single, double in recordings:
+        judge = normalise(double)
+        error = np.abs(normalise(ours) - judge)
+        assert error.mean() <= 3e-6, (what, error.mean())
+        largest["ours"] = max(largest["ours"], error.max())
+        largest["single"] = max(largest["single"], np.abs(normalise(single) - judge).max())
+    assert largest["ours"] <= max(1e-4, 3 * largest["single"]), (what, largest)
 
 
 def our_states(encoder, features, mask):
@@ -212,7 +216,7 @@ def test_whisper_base_on_real_recordings_of_30_s(base, recordings):
         rounded = single(inputs, output_hidden_states=True).hidden_states
     assert len(states) == len(exact) == 7
     for i, (our, judge, their) in enumerate(zip(states, exact, rounded, strict=True)):
-        check_states(our, their, judge, i)
+        check_states([(our, their, judge)], f"layer {i}")
 
 
 def test_whisper_base_on_short_recordings_runs_on_the_speech_alone(base, recordings):
@@ -227,6 +231,7 @@ def test_whisper_base_on_short_recordings_runs_on_the_speech_alone(base, recordi
     mel, mask = ours.front_end(jnp.asarray(batch), jnp.asarray(lengths))
     states = our_states(ours, mel, mask)
     extractor = WhisperFeatureExtractor()
+    by_layer = [[] for _ in states]
     for row, (lang, wave) in enumerate(recordings.items()):
         frames = -(-len(wave) // log_mel.HOP)
         padded = extractor(wave / 32768, sampling_rate=16_000, return_tensors="np").input_features[0].T[:frames]
@@ -234,4 +239,6 @@ def test_whisper_base_on_short_recordings_runs_on_the_speech_alone(base, recordi
         features = mel[row : row + 1, :frames]
         pairs = zip(torch_states(single, features), torch_states(double, features), strict=True)
         for i, (their, judge) in enumerate(pairs):
-            check_states(states[i, row, : -(-frames // 2)], their[0], judge[0], (lang, i))
+            by_layer[i].append((states[i, row, : -(-frames // 2)], their[0], judge[0]))
+    for i, found in enumerate(by_layer):
+        check_states(found, f"layer {i}")
