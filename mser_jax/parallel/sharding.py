@@ -31,6 +31,12 @@ def _explicit() -> bool | None:
     return None if mesh.empty else all(kind == AxisType.Explicit for kind in mesh.axis_types)
 
 
+def _one_cpu() -> bool:
+    """Whether the mesh in context is a CPU as one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size == 1 and mesh.abstract_device is not None and mesh.abstract_device.platform == "cpu"
+
+
 def constrain(x: jax.Array, spec: P) -> jax.Array:
     """Gives `x` the sharding `spec` on the mesh in context (jax.set_mesh); the identity without a mesh, and
     on an Auto one of a single device.
@@ -73,6 +79,11 @@ def matmul(x: jax.Array, kernel: jax.Array, split: str | None = None, dtype: DTy
     explicit = _explicit()
     if explicit is None:
         return jnp.matmul(x, kernel, preferred_element_type=dtype)
+    if _one_cpu():
+        # XLA's CPU compiler makes a gradient that sums over two axes of a transposed copy. TPUs would copy here: their
+        # rows come in tiles of 8.
+        y = jnp.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), replicate(kernel), preferred_element_type=dtype)
+        return y.reshape(*x.shape[:-1], kernel.shape[-1])
     axis = "tensor" if split else None
     spec = (axis if split == "in" else None, axis if split == "out" else None)
     if not explicit:

@@ -157,3 +157,26 @@ def test_lookup_gives_rows_and_gradients_whatever_the_tables_sharding(spec):
             assert grad.sharding.is_equivalent_to(sharded.sharding, 2)
         np.testing.assert_array_equal(found, table[ids])
         assert (np.abs(grad - expected) <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize("mode", ["explicit", "auto"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_gradients_of_a_product_sum_over_one_axis_on_one_cpu(devices, mode):
+    """And over batch and time where rows are shared out; values within 1e-5 of float64 either way."""
+    rng = np.random.default_rng(0)
+    x, kernel, weights = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 5, 6), (6, 7), (4, 5, 7)))
+    mesh = mesh_lib.make_mesh(data=devices, devices=jax.devices()[:devices], mode=mode)
+    with jax.set_mesh(mesh):
+        rows = [jax.device_put(y, NamedSharding(mesh, sharding.BATCH)) for y in (x, weights)]
+        whole = jax.device_put(kernel, NamedSharding(mesh, P()))
+
+        def loss(kernel, x, weights):
+            y = sharding.matmul(x, kernel)
+            return (y * weights).sum(), y
+
+        gradient, y = jax.jit(jax.grad(loss, has_aux=True))(whole, *rows)
+        jaxpr = jax.make_jaxpr(jax.grad(lambda *args: loss(*args)[0]))(whole, *rows)
+    products = [eqn.params["dimension_numbers"] for eqn in jaxpr.eqns if eqn.primitive is jax.lax.dot_general_p]
+    assert max(len(contracted[0]) for contracted, _ in products) == (1 if devices == 1 else 2)
+    np.testing.assert_allclose(y, np.einsum("bti,io->bto", *map(np.float64, (x, kernel))), atol=1e-5)
+    np.testing.assert_allclose(gradient, np.einsum("bti,bto->io", *map(np.float64, (x, weights))), atol=1e-5)
