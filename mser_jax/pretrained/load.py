@@ -30,7 +30,7 @@ __all__ = ["PretrainedError", "family_of", "fingerprint", "load", "match", "read
 FAMILIES = {"speech": ("whisper", "wav2vec2"), "text": ("bert",), "llm": ("llm",)}
 
 # A tensor larger than this is read in as many turns: on the host, XLM-R's 1 GB table never is a second time.
-_READ_BYTES = 2**28
+_READ_BYTES = 2**26
 # Nearest names cost the product of missing and left-over names.
 _MAX_NEAREST = 50
 
@@ -99,7 +99,7 @@ def family_of(hf: Mapping[str, Any], among: Sequence[str] = tuple(FAMILIES)) -> 
 def load(directory: str | Path, key_map: KeyMap, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """The parameters of `directory` as `abstract` describes them.
 
-    A host holds its own shards and one tensor (or 256 MiB of a larger one): each tensor is read once, the parts
+    A host holds its own shards and one tensor (or 64 MiB of a larger one): each tensor is read once, the parts
     that local devices hold go to them, are transposed and cast there, and are written into their shard. Every
     process reads what its own devices hold, and need not wait for others. Replicas are copied between devices.
 
@@ -229,17 +229,17 @@ def _assemble(entry: Entry, found: Mapping[str, TensorInfo], leaf: jax.ShapeDtyp
     for device, cut in sharding.addressable_devices_indices_map(leaf.shape).items():
         box = tuple(axis.indices(size)[:2] for axis, size in zip(cut, leaf.shape, strict=True))
         devices.setdefault(box, []).append(device)
-    shards = {
-        box: jnp.zeros([stop - start for start, stop in box], leaf.dtype, device=holders[0])
-        for box, holders in devices.items()
-    }
+    shards = {}
+    for box, holders in devices.items():
+        # zeros(device=…) would be made on the first device and copied.
+        with jax.default_device(holders[0]):
+            shards[box] = jnp.zeros([stop - start for start, stop in box], leaf.dtype)
     for layer in range(leaf.shape[0]) if entry.stacked else (0,):
         boxes = [box for box in shards if not entry.stacked or box[0][0] <= layer < box[0][1]]
         for box, start, piece in _pieces(entry, layer, boxes, found[entry.name(layer)]) if boxes else ():
             piece = jax.device_put(piece, devices[box][0])
-            shards[box] = _write(shards[box], piece, np.array(start, np.int32), entry.transform)
-        # Before the next tensor is read: dispatch runs ahead, and would hold many.
-        jax.block_until_ready(shards)
+            # Dispatch would run ahead, and hold a second copy of all that was read.
+            shards[box] = jax.block_until_ready(_write(shards[box], piece, np.array(start, np.int32), entry.transform))
     copies = [jax.device_put(shard, device) for box, shard in shards.items() for device in devices[box]]
     return jax.make_array_from_single_device_arrays(leaf.shape, sharding, copies)
 
