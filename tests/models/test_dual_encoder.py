@@ -16,6 +16,8 @@ from mser_jax.models.spec_augment import SpecAugmentConfig
 from mser_jax.models.text_encoder import TextEncoderConfig
 from mser_jax.models.whisper import WhisperConfig
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TINY = DualEncoderConfig(
     speech=WhisperConfig(num_layers=2, width=32, num_heads=4, mlp_width=64),
     text=TextEncoderConfig(num_layers=2, width=32, num_heads=4, mlp_width=64, max_positions=64),

@@ -17,6 +17,8 @@ from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Wide enough that several kinds of parameters are above the threshold of sharding.
 CFG = DualEncoderConfig(
     speech=WhisperConfig(num_layers=2, width=64, num_heads=4, mlp_width=256, dropout=0.1),

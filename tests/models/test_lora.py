@@ -19,6 +19,8 @@ from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SIZES = {"num_layers": 2, "width": 48, "num_heads": 2, "mlp_width": 96}
 TEXT = TextEncoderConfig(**SIZES, vocab_size=60, max_positions=32)
 DUAL = DualEncoderConfig(

@@ -20,6 +20,8 @@ from mser_jax.models.whisper import WhisperConfig
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 VOCABULARY, SOFT, END = 97, 3, 96
 GEMMA = LLMConfig(
     model_type="gemma3_text", vocab_size=VOCABULARY, num_layers=3, width=64, mlp_width=96, head_dim=16, qk_norm=True,

@@ -13,6 +13,8 @@ from flax import nnx
 from mser_jax.models.wav2vec2 import MAX_SAMPLES, Wav2Vec2Config, Wav2Vec2Encoder
 from mser_jax.parallel import sharding
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def speech(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

@@ -23,6 +23,8 @@ from mser_jax.pretrained.keymap import PretrainedError
 from mser_jax.stages import alignment
 from tools import export_hf
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ROOT = Path(__file__).parents[2]
 # Of the trained step: large enough that the adapters are seen in every output.
 LORA = {

@@ -17,6 +17,8 @@ from mser_jax.evaluation import transduction
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import generating, likelihood, scoring
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 LABELS = ("Wut", "happy", "bored", "sad", "sadly")
 METADATA = {
     "trained_on": {"corpora": ["synthetic"], "languages": ["en"]},

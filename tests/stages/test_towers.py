@@ -16,6 +16,8 @@ from mser_jax.checkpoint import Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import alignment, towers
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 FROZEN = {"optim.groups": ((r"^(speech|text)_encoder/(?!.*/lora/)", 0.0), (".*", 1.0))}
 
 
