@@ -66,6 +66,13 @@ by 25.00G.
     assert "32.00G  f32[8192,1048576]{1,0:T(8,128)}  jit(train_step)/jvp()/dot_general" in aot_report.text(refused, "x")
 
 
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v6e:1x1"])
+def test_one_chip_is_a_topology(topology):
+    pytest.importorskip("libtpu", reason="pip install 'mser_jax[aot]'")
+    devices, chip = aot.devices_of(topology, 1)
+    assert [device.device_kind for device in devices] == [chip.kind]
+
+
 @pytest.mark.parametrize(
     ("topology", "count"), [("v4:2x2x1", 4), ("v5e:2x2", 4), ("v5p:2x2x1", 4), ("v6e:2x2", 4), ("tpu7x:2x2x1", 8)]
 )
