@@ -73,7 +73,7 @@ def devices_of(topology: str, slices: int) -> tuple[list[jax.Device], roofline.C
             options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
             if name == "v4":  # its two cores as one device, as a v4 host has them
                 options["chip_config_name"] = "megacore"
-            if set(shape.split("x")) == {"1"}:  # a host of one chip; libtpu expects four or eight
+            if set(shape.split("x")) == {"1"}:  # a host of one chip; libtpu's default has more
                 options["chips_per_host_bounds"] = (1, 1, 1)
             found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as error:
