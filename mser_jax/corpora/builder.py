@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import abc
-import collections
 import contextlib
 import dataclasses
-import math
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import tensorflow_datasets as tfds
@@ -23,74 +18,15 @@ from etils import epath
 from tqdm import tqdm
 
 from mser_jax import storage
-from mser_jax.corpora import acoustics, audio_check, emotions, folds, record, shard_cache
+from mser_jax.corpora import acoustics, audio_check, conversion, emotions, folds, record, shard_cache
 from mser_jax.corpora.build_lock import build_lock, temporary_folder
 from mser_jax.corpora.build_report import BuildReport
+from mser_jax.corpora.raw import SPLITS, LeftOut, RawUtterance
 from mser_jax.corpora.shards import SPLIT, ShardWriter
 
-SPLITS = ("train", "validation", "test", "")
 INDEX_FILE = "index.parquet"
 REPORT_FILE = "report.json"
 ACOUSTIC_COLUMNS = ("pitch_hz", "loudness_db", "rate")
-# libsndfile, soxr and the FFT release the GIL, what lies between does not: more threads made builds slower.
-MAX_THREADS = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RawUtterance:
-    """One item as a corpus has it, before any check. Same fields and conventions as `record.Utterance`.
-
-    audio: a file (any format libsndfile or ffmpeg reads), the bytes of one, or samples [time] or [time, channels] as
-      int16 or float in [-1, 1]; `sampling_rate` (Hz) is needed with samples and ignored otherwise.
-    id: unique within the corpus, and the same in every build.
-    speaker: `corpus` is put in front where it is not yet.
-    emotion: None looks `emotion_native` up in emotions.py; give a canonical name or "" to decide it here.
-    origin: what the report calls the item when it is skipped; the path or the id by default.
-    correction: the known defect that was put right in this item, as "wrong → right" or in words; counted by name.
-    emobox_fold: EmoBox's fold in which it is tested, from 1; 0 = none (see folds.py). Only in the index.
-    """
-
-    id: str
-    audio: os.PathLike | bytes | np.ndarray
-    sampling_rate: int = 0
-    language: str
-    corpus: str
-    speaker: str
-    gender: str = ""
-    age: str = ""
-    emotion_native: str = ""
-    emotion: str | None = None
-    votes: str = ""
-    valence: float = math.nan
-    arousal: float = math.nan
-    dominance: float = math.nan
-    transcript: str = ""
-    parallel_id: str = ""
-    domain: str = "real"
-    split: str = ""
-    license: str = ""
-    origin: str = ""
-    correction: str = ""
-    emobox_fold: int = 0
-
-    @property
-    def name(self) -> str:
-        """What messages call this item."""
-        return self.origin or (os.fspath(self.audio) if isinstance(self.audio, os.PathLike) else self.id)
-
-
-@dataclasses.dataclass(frozen=True)
-class LeftOut:
-    """An item of the source that gives no utterance.
-
-    on_purpose: counted by reason and no fault of the source (other material that is shipped along); else it is listed
-    as skipped, and too many of those stop the build.
-    """
-
-    name: str
-    reason: str
-    detail: str = ""
-    on_purpose: bool = False
 
 
 class TooManySkippedError(RuntimeError):
@@ -281,7 +217,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
         with bar, self.opened():
-            for raw, outcome in _convert_in_order(self.raw_utterances()):
+            for raw, outcome in conversion.in_order(self.raw_utterances()):
                 bar.update()
                 if isinstance(raw, LeftOut):
                     report.leave_out(raw.name, raw.reason, raw.detail, on_purpose=raw.on_purpose)
@@ -307,53 +243,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         return bool(expected) and report.skipped > self.MAX_SKIPPED * max(expected, report.built)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Converted:
-    flac: bytes
-    duration_s: float
-    info: audio_check.AudioInfo
-    pitch_hz: float
-    loudness_db: float
-
-
-def _convert(raw: RawUtterance | LeftOut) -> _Converted | audio_check.BadAudio | None:
-    if isinstance(raw, LeftOut):
-        return None
-    try:
-        waveform, info = audio_check.load(raw.audio, raw.sampling_rate)
-    except audio_check.BadAudio as bad:
-        return bad
-    rate = audio_check.SAMPLING_RATE
-    return _Converted(
-        flac=audio_check.encode_flac(waveform, rate),
-        duration_s=len(waveform) / rate,
-        info=info,
-        pitch_hz=acoustics.pitch_hz(waveform, rate),
-        loudness_db=acoustics.loudness_db(waveform),
-    )
-
-
-def _convert_in_order(
-    raw_utterances: Iterable[RawUtterance | LeftOut],
-) -> Iterator[tuple[RawUtterance | LeftOut, _Converted | audio_check.BadAudio | None]]:
-    """`_convert` over all items in threads, results in the order of the items; None of a LeftOut."""
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
-    waiting: collections.deque[tuple[RawUtterance | LeftOut, futures.Future]] = collections.deque()
-    pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="corpus")
-    try:
-        for raw in raw_utterances:
-            waiting.append((raw, pool.submit(_convert, raw)))
-            if len(waiting) > 4 * threads:  # bounds the memory
-                item, future = waiting.popleft()
-                yield item, future.result()
-        while waiting:
-            item, future = waiting.popleft()
-            yield item, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _describe(raw: RawUtterance, converted: _Converted) -> tuple[record.Utterance, str | None]:
+def _describe(raw: RawUtterance, converted: conversion.Converted) -> tuple[record.Utterance, str | None]:
     """The record of an item, and the merge its label underwent."""
     if raw.split not in SPLITS:
         raise ValueError(f"{raw.name}: split {raw.split!r}, expected one of {', '.join(map(repr, SPLITS))}")
@@ -373,7 +263,7 @@ def _describe(raw: RawUtterance, converted: _Converted) -> tuple[record.Utteranc
     return utterance, emotions.merge(raw.emotion_native, emotion)
 
 
-def _index_row(utterance: record.Utterance, converted: _Converted) -> dict[str, Any]:
+def _index_row(utterance: record.Utterance, converted: conversion.Converted) -> dict[str, Any]:
     row = dataclasses.asdict(utterance)
     del row["audio"]
     row["pitch_hz"] = converted.pitch_hz

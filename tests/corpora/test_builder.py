@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from toy_corpus import ToneCorpus, item, tone
 
-from mser_jax.corpora import audio_check, builder, emotions, record, shards
+from mser_jax.corpora import audio_check, builder, conversion, emotions, record, shards
 
 
 def corpus(folder, items):
@@ -156,7 +156,7 @@ def test_nothing_at_all_and_a_folder_without_index(tmp_path):
 def test_same_bytes_whatever_the_threads(tmp_path, mixed, monkeypatch):
     contents = []
     for threads in (1, 4):
-        monkeypatch.setattr(builder, "MAX_THREADS", threads)
+        monkeypatch.setattr(conversion, "MAX_THREADS", threads)
         built = corpus(tmp_path / str(threads), mixed)
         built.prepare()
         files = [built.index_path, *sorted(built.data_path.glob("*.array_record*"))]
@@ -192,8 +192,8 @@ def test_items_are_converted_in_a_bounded_window(tmp_path):
             drawn.append(number)
             yield item(number, audio=tone(0.1), transcript="")
 
-    for count, _ in enumerate(builder._convert_in_order(source()), start=1):
-        assert len(drawn) - count <= 4 * builder.MAX_THREADS
+    for count, _ in enumerate(conversion.in_order(source()), start=1):
+        assert len(drawn) - count <= 4 * conversion.MAX_THREADS
     assert count == 200
 
 
