@@ -119,7 +119,7 @@ class Checkpoints:
         keep = [policies.LatestN(keep_latest)]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
-        self.directory = epath.Path(directory)
+        self.directory = storage.absolute(directory)  # Orbax takes no other
         try:
             self._orbax = ocp.training.Checkpointer(
                 self.directory, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=clean

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax import stages, state
+from mser_jax import stages, state, storage
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
@@ -40,7 +40,7 @@ def open_checkpoint(run: str, step: int, change: Callable[[ConfigDict], ConfigDi
     Raises:
         ConfigError: there is no such run; CheckpointError: it cannot be read.
     """
-    source = epath.Path(run)
+    source = storage.absolute(run)
     folder = source / "checkpoints"
     if not folder.exists():
         near = difflib.get_close_matches(
@@ -97,7 +97,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     found = open_checkpoint(config.checkpoint, config.step, lambda trained: merged_config(config, trained))
     with jax.set_mesh(found.mesh):
         found.stage.prepare(found.params, found.mesh, lambda: False)
-        target = epath.Path(workdir) if workdir else found.run / "evaluation"
+        target = storage.absolute(workdir) if workdir else found.run / "evaluation"
         for evaluator in found.stage.evaluators(found.mesh):
             # What it yields is for metric writers; the table it prints is for people.
             collections.deque(evaluator.run(found.params, found.step, found.run, target), maxlen=0)

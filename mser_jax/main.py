@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging as std_logging
+import os
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -43,13 +44,13 @@ def main(argv: Sequence[str]) -> None:
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_important)
-    config = _CONFIG.value
+    config, workdir = _CONFIG.value, _WORKDIR.value and os.fspath(storage.absolute(_WORKDIR.value))
     try:
         with distributed.joined(
             config, coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value,
-            workdir=_WORKDIR.value,
+            workdir=workdir,
         ):  # fmt: skip
-            {"train": train.run, "evaluate": evaluate.run}[config.task](config, _WORKDIR.value)
+            {"train": train.run, "evaluate": evaluate.run}[config.task](config, workdir)
     except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
         raise SystemExit("\n".join(filter(None, (f"error: {error}", storage.explain(error))))) from error
     except Exception as error:

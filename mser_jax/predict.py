@@ -77,7 +77,7 @@ class Predictor:
         Raises:
             BadAudio: it cannot be used; the message says why.
         """
-        samples, info = audio_check.load(file)
+        samples, info = audio_check.load(storage.absolute(file))
         return self.add_samples(file, samples, info.duration_s)
 
     def add_samples(self, name: str, samples: np.ndarray, seconds: float) -> Recording:

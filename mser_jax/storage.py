@@ -7,7 +7,9 @@ this module sets what gcsfs does about silence and about listings; import it bef
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pathlib
 import re
 import urllib.parse
 import uuid
@@ -22,6 +24,7 @@ SILENCE_SECONDS = 60
 # How tensorstore, array_record and gcsfs speak of a request, and what Google asks for it.
 _VERBS = {"writing": "create", "reading": "get", "deleting": "delete", "listing": "list"}
 _SPOKEN = re.compile(rf"({'|'.join(_VERBS)}) gs://([^/\s]+)/([^\s:;,]*)")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _URL = re.compile(r"(upload/storage/v1/)?\bb/([^/?\s]+)(/o\b)?/?([^?\s]*)(?:\?\S*?\bname=([^&\s]+))?")
 
 
@@ -38,6 +41,34 @@ _set_up()
 def is_remote(path: epath.PathLike) -> bool:
     """Whether `path` lies on Google Cloud Storage."""
     return os.fspath(path).startswith(("gs://", "gcs://"))
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Make a path that a person gave absolute: relative to the working directory, `~` is a home, `..` goes up.
+
+    Links stay as they are named, except before a `..`, which goes up from where they point. URLs such as gs://… are
+    absolute already.
+
+    Raises:
+        ValueError: the path is empty, or a URL of a storage that there is not.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise ValueError("an empty path")
+    if scheme := _SCHEME.match(text):
+        try:
+            return epath.Path("gs" + text.removeprefix("gcs") if text.startswith("gcs://") else text)
+        except (KeyError, ImportError) as error:
+            raise ValueError(f"{text!r}: expected a folder or gs://…, there is no storage {scheme[0]}") from error
+    given = pathlib.Path(text)
+    with contextlib.suppress(RuntimeError):  # "~a.wav" is a file where nobody is called that
+        given = given.expanduser()
+    given = given.absolute()
+    if ".." in given.parts:
+        after = given.parts[::-1].index("..")
+        above, below = given.parts[: len(given.parts) - after], given.parts[len(given.parts) - after :]
+        given = pathlib.Path(*above).resolve().joinpath(*below)
+    return epath.Path(given)
 
 
 def file_system(path: epath.PathLike) -> fsspec.AbstractFileSystem:

@@ -116,7 +116,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         logging.info("Config %s, run %s", config_lib.config_hash(config), workdir)
         logging.info("Mesh %s on %s\n%s", dict(mesh.shape), mesh.devices.flat[0].device_kind, program.stage.describe())
         _log_sizes(program)
-        Loop(config, epath.Path(workdir), mesh, program, stop, watchdog).run()
+        Loop(config, storage.absolute(workdir), mesh, program, stop, watchdog).run()
 
 
 def _same_data(config: ConfigDict, program: Program) -> None:
