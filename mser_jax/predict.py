@@ -99,16 +99,17 @@ class Predictor:
 
     def _score(self, length: int) -> None:
         waiting, self._waiting[length] = self._waiting[length], []
-        # One shape a class: a batch that is not full is padded to the one before, else it is as small as can be.
+        # One shape a class, as small as can be: a smaller batch than the one before is padded, a larger one compiles.
         size = 1 << (len(waiting) - 1).bit_length()
-        rows = self._sizes.get(length) or -(-size // self._parts) * self._parts
+        known = self._sizes.get(length, 0)
+        rows = max(known, -(-size // self._parts) * self._parts)
         waveform, num_samples = np.zeros((rows, length), np.int16), np.full(rows, length, np.int32)
         for row, (_, samples) in enumerate(waiting):
             waveform[row, : len(samples)], num_samples[row] = samples, len(samples)
         begin = time.perf_counter()
         batch = device.to_device({"waveform": waveform, "num_samples": num_samples}, self._checkpoint.mesh)
         found = np.asarray(self._scorer(self._checkpoint.params, batch), np.float64)
-        if length not in self._sizes:
+        if rows > known:
             self.compile_seconds += time.perf_counter() - begin
             self._sizes[length] = rows
         for (recording, _), probabilities in zip(waiting, found, strict=False):
@@ -137,8 +138,12 @@ def _for_files(trained: ConfigDict) -> ConfigDict:
     return out
 
 
-def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """A function from int16 [time] at 16 kHz, any number of them, to the labels' probabilities [waveforms, labels].
+def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[..., np.ndarray]:
+    """Open a checkpoint and return `score(waveforms, sampling_rate=16_000)` -> float64 [waveforms, labels].
+
+    A waveform is what `audio_check.load` takes: [time] or [time, channels], int16, int32 or float of full scale 1.
+    It is heard as a file of these samples is: longer ones than the model hears at once are cut into windows. `score`
+    raises BadAudio, with the number of the waveform (from 0), before any is scored.
 
     Args:
         run: the workdir of a training run. step: of its checkpoint, negative: the newest.
@@ -151,13 +156,23 @@ def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[[Seq
     with jax.set_mesh(checkpoint.mesh):
         predictor = Predictor(checkpoint, checkpoint.stage.scorer(labels, languages=(), mesh=checkpoint.mesh))
 
-    def score(waveforms: Sequence[np.ndarray]) -> np.ndarray:
+    def score(waveforms: Sequence[np.ndarray], sampling_rate: int = audio.SAMPLE_RATE) -> np.ndarray:
+        loaded = [_load(number, waveform, sampling_rate) for number, waveform in enumerate(waveforms)]
         with jax.set_mesh(checkpoint.mesh):
-            found = [predictor.add_samples("", samples, len(samples) / audio.SAMPLE_RATE) for samples in waveforms]
+            found = [predictor.add_samples("", samples, seconds) for samples, seconds in loaded]
             predictor.finish()
         return np.stack([recording.answer for recording in found]) if found else np.zeros((0, len(labels)))
 
     return score
+
+
+def _load(number: int, waveform: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, float]:
+    """(int16 [time] at 16 kHz, seconds) of waveform `number`. Raises BadAudio, with the number."""
+    try:
+        samples, info = audio_check.load(np.asarray(waveform), sampling_rate)
+    except audio_check.BadAudio as error:
+        raise audio_check.BadAudio(error.reason, f"waveform {number}: {error.detail}") from error
+    return samples, info.duration_s
 
 
 def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, languages: str) -> int:

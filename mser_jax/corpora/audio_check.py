@@ -19,6 +19,7 @@ SAMPLING_RATE = 16_000  # Hz, of everything stored
 MIN_RATE, MAX_RATE = 8_000, 96_000  # Hz accepted
 MIN_SECONDS = 0.1
 SILENCE_PEAK = 1e-3  # of full scale, offset removed: −60 dBFS, below the noise floor of any usable speech
+MAX_FLOAT_PEAK = 8.0  # of samples as floats: above are 16-bit numbers (a peak of 8 of these is silence)
 TRUNCATION_TOLERANCE = 0.01  # share of the announced audio that may be missing (padding, sloppy headers)
 
 # What libsndfile's log says of a WAV/AIFF chunk that is longer than the file.
@@ -70,7 +71,7 @@ def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) 
 
     Args:
       audio: path (any file system etils.epath reads), encoded bytes, or samples [time] or [time, channels],
-        int16 or float with full scale 1.
+        int16, int32 (full scale 2³¹) or float with full scale 1; above it, up to 8, floats are scaled as files' are.
       sampling_rate: Hz, for samples only.
 
     Returns:
@@ -78,11 +79,12 @@ def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) 
 
     Raises:
       BadAudio: missing, empty, unreadable (no or a broken audio format), truncated by more than 1 %, video without
-        sound, NaN or infinite samples, peak below −60 dBFS, shorter than 0.1 s, or a rate outside 8–96 kHz.
+        sound, an array of another type, order of axes or scale,
+        NaN or infinite samples, peak below −60 dBFS, shorter than 0.1 s, or a rate outside 8–96 kHz.
       MissingFfmpegError: the file needs ffmpeg, and there is none; names the file.
     """
     if isinstance(audio, np.ndarray):
-        samples, rate = audio.reshape(len(audio), -1), int(sampling_rate)
+        samples, rate = _from_array(audio), int(sampling_rate)
     else:
         encoded = audio if isinstance(audio, bytes) else _read(audio)
         if ffmpeg.is_container(encoded):
@@ -114,6 +116,33 @@ def _read(path: os.PathLike | str) -> bytes:
         raise BadAudio(Reason.MISSING, "no such file") from error
     except OSError as error:
         raise BadAudio(Reason.UNREADABLE, str(error)) from error
+
+
+def _from_array(audio: np.ndarray) -> np.ndarray:
+    """Samples [time, channels], int16 or float of full scale 1; raises BadAudio where that cannot be told."""
+    shape = list(audio.shape)
+    if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.size and audio.shape[1] > audio.shape[0]):
+        hint = "transpose it" if audio.ndim == 2 else "give one recording an array"
+        raise BadAudio(Reason.UNREADABLE, f"samples of shape {shape}, expected [time] or [time, channels]: {hint}")
+    if not audio.size:
+        return np.zeros((0, 1), np.int16)
+    samples = audio.reshape(len(audio), -1).astype(audio.dtype.newbyteorder("="), copy=False)
+    if samples.dtype == np.int16:
+        return samples
+    peak = float(np.abs(samples.astype(np.float64)).max()) if samples.dtype.kind in "iuf" else 0.0
+    if samples.dtype == np.int32:
+        if 0 < peak < 2**16:
+            raise BadAudio(
+                Reason.UNREADABLE, f"int32 has full scale 2^31, the largest sample is {peak:.0f}: give 16 bits as int16"
+            )
+        return (samples / 2**31).astype(np.float32)
+    if samples.dtype.kind != "f":
+        raise BadAudio(Reason.UNREADABLE, f"samples of type {samples.dtype}, expected int16, int32 or float")
+    if MAX_FLOAT_PEAK < peak < np.inf:
+        raise BadAudio(
+            Reason.UNREADABLE, f"floats have full scale 1, the largest sample is {peak:.0f}: divide 16 bits by 32768"
+        )
+    return samples
 
 
 def _unpack(encoded: bytes, name: str) -> bytes:

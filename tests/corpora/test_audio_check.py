@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 
 import numpy as np
@@ -52,6 +53,54 @@ def test_16_khz_mono_16_bit_passes_bit_for_bit(tmp_path):
 
 def test_long_recordings_stay_whole():
     assert len(audio_check.load(tone(45.0, rate=8_000), 8_000)[0]) == 45 * 16_000
+
+
+def test_samples_of_any_usual_type_are_one_recording():
+    """Float, 16 and 32 bits, one channel or two alike: the same to a step of 16 bits."""
+    rng = np.random.default_rng(3)
+    expected = (rng.uniform(-0.4, 0.4, 7_000) * 32768).astype(np.int16)
+    both = np.stack([expected, expected], 1)
+    others = {
+        "float32": expected.astype(np.float32) / 32768,
+        "float64": expected / 32768,
+        "int32": expected.astype(np.int32) * 2**16,
+        "big end first": expected.astype(">i2"),
+        "stereo": both,
+        "float stereo": both / 32768,
+        "one column": expected[:, None],
+        "every second": np.repeat(expected, 2)[::2],
+    }
+    for name, samples in others.items():
+        found, info = audio_check.load(samples, 16_000)
+        assert found.dtype == np.int16 and np.abs(found.astype(int) - expected).max() <= 1, name
+        assert (info.channels, info.gain) == (2 if "stereo" in name else 1, 1.0), name
+    half, _ = audio_check.load((expected / 32768).astype(np.float16), 16_000)
+    assert np.abs(half.astype(int) - expected).max() < 20
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (3000.0 * tone(0.5), "full scale 1, the largest"),
+        ((9000 * tone(0.5)).astype(np.int32), "full scale 2^31"),
+        (tone(0.5).astype(complex), "type complex128"),
+        ((100 * tone(0.5)).astype(np.uint8), "type uint8"),
+        ((9000 * tone(0.5)).astype(np.int64), "type int64"),
+        (tone(0.5) > 0, "type bool"),
+        (np.array(["a.wav"] * 9_000), "type <U5"),
+        (np.stack([tone(0.5)] * 2), "[2, 8000], expected [time] or [time, channels]: transpose"),
+        (tone(0.5).reshape(100, 8, 10), "[100, 8, 10]"),
+        (np.full((), 0.5), "shape []"),
+    ],
+)
+def test_samples_that_can_be_read_in_two_ways_are_refused(samples, said):
+    with pytest.raises(audio_check.BadAudio, match=f"unreadable: .*{re.escape(said)}"):
+        audio_check.load(samples, 16_000)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (100, 0)])
+def test_no_samples_are_empty(shape):
+    assert refused(np.zeros(shape, np.float32), 16_000) is Reason.EMPTY
 
 
 def test_too_loud_is_scaled_not_clipped():

@@ -15,9 +15,7 @@ import soxr
 from mser_jax import config as config_lib
 from mser_jax import evaluate, predict, state, train
 from mser_jax.checkpoint import Checkpoints
-from mser_jax.corpora import ffmpeg
-from mser_jax.m5ser import lines
-from mser_jax.m5ser.filters import Candidate, EmotionAgreement
+from mser_jax.corpora import audio_check, ffmpeg
 from mser_jax.parallel import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -131,26 +129,41 @@ def test_a_scorer_puts_labels_where_their_prompts_are(checkpoint, recordings):
     assert np.abs(ours[2] - ours[0]).max() > 1e-4
 
 
-def test_emotion_agreement_is_what_predict_says_of_the_files(checkpoint, recordings, tmp_path, capsys):
-    names = [str(tmp_path / f"{number}.wav") for number in range(4)]
-    for name, samples in zip(names, recordings, strict=False):
-        soundfile.write(name, samples, 16_000, subtype="PCM_16")
+def test_the_python_entry_answers_growing_batches_of_any_samples(checkpoint):
+    """Three waveforms, then ten, then two, some of them long: each as asked alone; and in every type that samples have."""
     labels = ("angry", "happy", "sad", "bored")
-    assert predict.main([f"--checkpoint={checkpoint}", f"--labels={','.join(labels)}", *names]) == 0
-    told = [json.loads(line)["probabilities"] for line in capsys.readouterr().out.splitlines()]
-    batch = []
-    for name, label in zip(names, labels, strict=True):
-        line = lines.Line(
-            text=lines.Text(id="", text="", language="en"), engine="e", voice="v", emotion=label, intensity=1.0, seed=0
-        )
-        batch.append(Candidate(waveform=soundfile.read(name, dtype="int16")[0], line=line))
-    made = EmotionAgreement(checkpoint=str(checkpoint), labels=",".join(labels), min_probability=0.0)
-    for _ in range(2):  # nothing is left over from the first batch
-        found = made.measure(batch)
-        expected = [probabilities[label] for probabilities, label in zip(told, labels, strict=True)]
-        assert [verdict.measures["agreement"] for verdict in found] == pytest.approx(expected, abs=2e-4)
-        ranks = [sorted(p.values(), reverse=True).index(p[label]) + 1 for p, label in zip(told, labels, strict=True)]
-        assert [verdict.measures["agreement_rank"] for verdict in found] == ranks
+    score = predict.waveform_scorer(str(checkpoint), -1, labels)
+    rng = np.random.default_rng(0)
+    tones = [np.sin(np.arange(30_000) * step * (1 + np.arange(30_000) / 40_000)) for step in (0.03, 0.07, 0.15, 0.4, 1)]
+    whole = [(9_000 * tone + rng.normal(0, 300, tone.shape)).astype(np.int16) for tone in tones]
+    long = np.concatenate(whole * 2)
+    waveforms = [whole[n % 5][: 14_000 + 900 * n] for n in range(12)] + [long, whole[0], long[20_000:]]
+    alone = np.concatenate([score([waveform]) for waveform in waveforms])
+    np.testing.assert_allclose(alone.sum(-1), 1, atol=1e-5)
+    assert np.abs(alone - alone[:1]).max() > 1e-4, "they differ"
+    growing = predict.waveform_scorer(str(checkpoint), -1, labels)
+    for first, last in ((0, 3), (3, 13), (13, 15), (0, 0)):
+        found = growing(waveforms[first:last])
+        assert found.shape == (last - first, 4)
+        np.testing.assert_allclose(found, alone[first:last], atol=2e-4)
+    twice = soxr.resample(whole[1] / 32768, 16_000, 32_000)
+    for samples, rate in (
+        (whole[1] / 32768, 16_000),
+        (whole[1].astype(np.int32) << 16, 16_000),
+        (np.stack([whole[1]] * 2, 1) / np.float32(32768), 16_000),
+        (twice, 32_000),
+    ):
+        np.testing.assert_allclose(growing([samples], rate), growing([whole[1]]), atol=2e-3)
+    for bad, why in (
+        (whole[1].astype(float), "waveform 1: floats have full scale 1"),
+        (np.zeros(0), "waveform 1: no samples"),
+        (np.zeros(9_000, np.int16), "silent: waveform 1"),
+        (whole[1][:900], "too_short: waveform 1"),
+        (whole[1] * np.nan, "not_finite: waveform 1"),
+    ):
+        with pytest.raises(audio_check.BadAudio, match=why):
+            growing([whole[0], bad])
+    np.testing.assert_allclose(growing(whole[:1]), alone[13:14], atol=2e-4)  # nothing is left over from those
 
 
 def test_windows_cover_a_recording_evenly():
