@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
+
 import numpy as np
 
 FIGURES = ("ua", "wa", "macro_f1", "weighted_f1")
@@ -114,7 +117,36 @@ def bootstrap(by_speaker: np.ndarray, resamples: int = 1000, seed: int = 0) -> d
     return figures(np.tensordot(times, by_speaker, axes=1))
 
 
+def joint_draws(rows: Sequence[Sequence[str]], resamples: int = 1000, seed: int = 0) -> list[np.ndarray]:
+    """Draw speakers once for all rows that they are in.
+
+    Rows that share a speaker, directly or through others, are one population: as many of its speakers as there are
+    are drawn with replacement, and each row takes its own of them. Rows that share none are drawn independently.
+
+    Args:
+      rows: the names of each row's speakers, distinct within a row; the same name is the same person.
+      resamples: number of draws.
+      seed: of the draws. A population's draws depend on it and on the names alone, not on other rows.
+
+    Returns:
+      For each row int64 [resamples, speakers]: how often each is drawn. A draw may leave a row without speakers.
+    """
+    populations: list[set[str]] = []
+    for names in rows:
+        mine = set(names)
+        apart = [other for other in populations if not mine & other]
+        populations = [*apart, mine.union(*(other for other in populations if mine & other))]
+    times: dict[str, np.ndarray] = {}
+    for population in filter(None, populations):
+        names = sorted(population)
+        rng = np.random.default_rng([seed, zlib.crc32("\0".join(names).encode())])
+        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+        times |= dict(zip(names, drawn.T, strict=True))
+    empty = np.zeros((resamples, 0), np.int64)
+    return [np.stack([times[name] for name in names], 1) if len(names) else empty for names in rows]
+
+
 def interval95(draws: np.ndarray) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of bootstrap draws [resamples]."""
-    low, high = np.percentile(draws, [2.5, 97.5])
+    """The 2.5th and 97.5th percentile of bootstrap draws [resamples]; those that are NaN do not count."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
     return float(low), float(high)

@@ -15,7 +15,7 @@ from mser_jax import storage
 from mser_jax.corpora import seen_by
 from mser_jax.evaluation.incongruence import format_table as format_incongruence
 from mser_jax.evaluation.metrics import FIGURES
-from mser_jax.evaluation.rows import ADAPTATIONS, PROTOCOLS, Row, macro, primary
+from mser_jax.evaluation.rows import ADAPTATIONS, BY_SPEAKER, PROTOCOLS, Row, macro, primary
 
 FILE = "results.json"
 
@@ -72,6 +72,7 @@ def build(
     pretrained_models: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
     incongruence: Mapping[str, Any] | None = None,
+    resamples: int = 1000,
 ) -> dict[str, Any]:
     """The content of results.json, checked by `validate`.
 
@@ -90,6 +91,7 @@ def build(
         heard without labels is written beside them.
       calibration: how the probabilities were calibrated, and what it did to the ECE.
       incongruence: figures of incongruence.incongruence.
+      resamples: bootstrap draws of the averages.
     """
     left_out: dict[str, int] = {}
     for row in rows:
@@ -108,8 +110,8 @@ def build(
         "pretrained_models": dict(pretrained_models or {}),
         "merges": {name: int(count) for name, count in sorted(merges.items())},
         "left_out": dict(sorted(left_out.items())),
-        "rows": list(rows),
-        "macro": macro(rows),
+        "rows": [{key: value for key, value in row.items() if key != BY_SPEAKER} for row in rows],
+        "macro": macro(rows, resamples),
     }
     results |= {"calibration": dict(calibration)} if calibration else {}
     results |= {"incongruence": dict(incongruence)} if incongruence else {}

@@ -21,6 +21,8 @@ ADAPTATIONS = ("none", "corpus", "speaker", f"corpus{TOGETHER}", f"speaker{TOGET
 # By what training saw: neither, the corpus, the language, both; zero_shot is the strict one.
 PROTOCOLS = ("zero_shot", "leave_one_language_out", "leave_one_corpus_out", "in_corpus")
 COLUMNS = ("corpus", "language", "speaker", "emotion")
+# Of a row while it is not yet in results.json: {speaker: confusion counts [labels, labels + 1]}, see `macro`.
+BY_SPEAKER = "by_speaker"
 Row = dict[str, Any]
 
 # Tags that name the same language as another one in use: a corpus tagged "cmn" is not unseen by a model
@@ -150,7 +152,7 @@ def make_rows(
       resamples: bootstrap draws.
 
     Returns:
-      Rows of results.json; figures are None where no utterance could be scored, `ua_ci95`
+      Rows of results.json, and BY_SPEAKER for `macro`; figures are None where no utterance could be scored, `ua_ci95`
       and `ua_se` (bootstrap standard error) where there are fewer than two speakers.
     """
     columns = check_columns(columns, len(probabilities))
@@ -165,7 +167,9 @@ def make_rows(
         row |= {"n": len(scored), "skipped": left_out.total(), "left_out": dict(sorted(left_out.items()))}
         row |= {"protocol": protocol(corpus, language, trained_on, seen_by)}
         row |= {"zero_shot": not why_not} | ({"why_not": why_not} if why_not else {})
-        row |= _figures(probabilities[scored], references[scored], columns["speaker"][scored], resamples)
+        # Nobody knows whether the unknown speakers of two rows are the same: here they are not.
+        speakers = [str(name) or f"unknown of {corpus} in {language}" for name in columns["speaker"][scored]]
+        row |= _figures(probabilities[scored], references[scored], np.array(speakers, str), resamples)
         if adapt.startswith("speaker") and fallback is not None:
             row["fallback_utterances"] = int(fallback[where].sum())
             row["fallback_speakers"] = len(np.unique(columns["speaker"][where[fallback[where]]]))
@@ -193,6 +197,7 @@ def _figures(probabilities: np.ndarray, references: np.ndarray, speakers: np.nda
     out["recall"] = [_number(value) for value in metrics.recall(matrix)]
     out["confusion"] = matrix[:, :classes].tolist()
     out["unparseable"] = int(matrix[:, classes].sum())
+    out[BY_SPEAKER] = dict(zip(names.tolist(), by_speaker.tolist(), strict=False))
     return out
 
 
@@ -200,29 +205,35 @@ def _number(value: float | np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def macro(rows: Sequence[Row]) -> dict[str, Any]:
+def macro(rows: Sequence[Row], resamples: int = 1000) -> dict[str, Any]:
     """Averages over languages (within a language over corpora first), zero-shot rows and all rows apart.
 
     Rows with adapt="none" give {"zero_shot": figures, "all": figures} and one for every other protocol there
     is; adapted rows are never mixed in: they stand below "adapt" as {"corpus": {"zero_shot": …, "all": …}, …}.
+    `ua_ci95` and `ua_se` draw a speaker once for all rows that the speaker is in; rows are those of `make_rows`.
     """
 
     def both(adapt: str) -> dict[str, Any]:
         mine = [row for row in rows if row["adapt"] == adapt]
         others = [name for name in PROTOCOLS[1:] if any(row["protocol"] == name for row in mine)]
-        by_protocol = {n: _average([row for row in mine if row["protocol"] == n]) for n in ("zero_shot", *others)}
-        return {**by_protocol, "all": _average(mine)}
+        groups = {n: [row for row in mine if row["protocol"] == n] for n in ("zero_shot", *others)} | {"all": mine}
+        return {name: _average(group, resamples) for name, group in groups.items()}
 
     adapted = [name for name in ADAPTATIONS[1:] if any(row["adapt"] == name for row in rows)]
     return {**both("none"), "adapt": {name: both(name) for name in adapted}}
 
 
-def _average(rows: Sequence[Row]) -> dict[str, Any]:
+def language_weights(languages: Sequence[str]) -> np.ndarray:
+    """The weight [rows] of each row in an average over languages, and within a language over corpora; sums to 1."""
+    count = Counter(map(primary, languages))
+    return np.array([1 / count[primary(language)] / len(count) for language in languages])
+
+
+def _average(rows: Sequence[Row], resamples: int) -> dict[str, Any]:
     rows = [row for row in rows if row["n"]]
-    per_language = Counter(primary(row["language"]) for row in rows)
-    weights = np.array([1 / per_language[primary(row["language"])] / len(per_language) for row in rows])
+    weights = language_weights([row["language"] for row in rows])
     out: dict[str, Any] = {
-        "languages": sorted(per_language),
+        "languages": sorted({primary(row["language"]) for row in rows}),
         "rows": len(rows),
         "n": sum(row["n"] for row in rows),
     }
@@ -230,11 +241,20 @@ def _average(rows: Sequence[Row]) -> dict[str, Any]:
         values = [row[name] for row in rows]
         # Rounding in the weights must not push a perfect score above 1.
         out[name] = min(float(np.dot(weights, values)), 1.0) if rows and None not in values else None
-    # The rows have speakers of their own, so their sampling errors add up in squares.
-    errors = [row["ua_se"] for row in rows]
-    if rows and None not in errors:
-        half = 1.96 * float(np.sqrt(np.sum((weights * errors) ** 2)))
-        out["ua_ci95"] = [max(out["ua"] - half, 0.0), min(out["ua"] + half, 1.0)]
-    else:
-        out["ua_ci95"] = None
+    out["ua_ci95"] = out["ua_se"] = None
+    if rows and all(row["speakers"] > 1 for row in rows):
+        draws = np.minimum(weights @ ua_draws([row[BY_SPEAKER] for row in rows], resamples), 1.0)
+        out |= {"ua_ci95": list(metrics.interval95(draws)), "ua_se": float(np.nanstd(draws))}
     return out
+
+
+def ua_draws(by_speaker: Sequence[Mapping[str, Any]], resamples: int, seed: int = 0) -> np.ndarray:
+    """UA [rows, resamples] of joint draws of speakers (metrics.joint_draws); NaN where a draw leaves a row empty.
+
+    `by_speaker`: of each row {speaker: confusion counts [labels, …]}.
+    """
+    times = metrics.joint_draws([list(counts) for counts in by_speaker], resamples, seed)
+    each = [np.array(list(counts.values())) for counts in by_speaker]
+    return np.stack(
+        [metrics.figures(np.tensordot(t, counts, axes=1))["ua"] for t, counts in zip(times, each, strict=True)]
+    )

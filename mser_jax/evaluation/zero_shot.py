@@ -19,6 +19,7 @@ spectrum scaling changes nothing. With 6 utterances a speaker (1/√k), a speake
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -155,21 +156,18 @@ def together(
     return out
 
 
-def score(
+def answers(
     embeddings: np.ndarray,
     prompt_embeddings: Mapping[str, np.ndarray],
     logit_scale: float,
     columns: Mapping[str, np.ndarray],
     label_space: Sequence[str],
     *,
-    trained_on: Mapping[str, Iterable[str]],
-    seen_by: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
     adapt: Sequence[str] = ("none", "corpus", "speaker"),
     features: np.ndarray | None = None,
     min_utterances: int | None = None,
-    resamples: int = 1000,
-) -> list[Row]:
-    """Rows of results.json: one per adaptation × corpus × language.
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Give what each adaptation answers: {adapt: (probabilities [n, labels], bool [n] fell back to the corpus)}.
 
     Args:
       embeddings: [n, d] of the utterances; only their direction counts.
@@ -177,11 +175,9 @@ def score(
       logit_scale: what the cosine is multiplied with before the softmax (moves ECE, never the answer).
       columns: {"corpus", "language", "speaker", "emotion"}: string arrays [n]; emotion canonical, "" unknown.
       label_space: labels to choose from, any subset of the prompts' labels.
-      trained_on, seen_by: who saw what, see rows.why_not_zero_shot.
       adapt: which of ADAPTATIONS to score.
       features: [n, d], what "…_em" finds clusters in.
       min_utterances: fewest utterances of a speaker for statistics of its own; default: the number of labels.
-      resamples: bootstrap draws.
 
     Raises:
       ValueError: unknown adaptation, missing prompts, columns or features, or embeddings that are not finite.
@@ -193,22 +189,44 @@ def score(
     _check_finite(embeddings, "embeddings")
     columns = check_columns(columns, len(embeddings))
     embeddings, anchors = _unit(embeddings), label_anchors(prompt_embeddings, label_space)
-    rows: list[Row] = []
+    found = {}
     for name in adapt:
         fewest = len(label_space) if min_utterances is None else min_utterances
         statistics = name.removesuffix(TOGETHER)
         speech, labels, fallback = adapted(embeddings, anchors, columns, statistics, fewest)
-        found = probabilities(speech, labels, logit_scale)
+        said = probabilities(speech, labels, logit_scale)
         if name != statistics:
-            found = together(found, features, columns, statistics, fewest)
-        rows += make_rows(
-            found,
-            columns,
-            label_space,
-            trained_on=trained_on,
-            seen_by=seen_by,
-            adapt=name,
-            fallback=fallback,
-            resamples=resamples,
-        )
-    return rows
+            said = together(said, features, columns, statistics, fewest)
+        found[name] = said, fallback
+    return found
+
+
+def score(
+    embeddings: np.ndarray,
+    prompt_embeddings: Mapping[str, np.ndarray],
+    logit_scale: float,
+    columns: Mapping[str, np.ndarray],
+    label_space: Sequence[str],
+    *,
+    trained_on: Mapping[str, Iterable[str]],
+    seen_by: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+    resamples: int = 1000,
+    **options: Any,
+) -> list[Row]:
+    """Rows of results.json: one per adaptation × corpus × language.
+
+    Args:
+      embeddings, prompt_embeddings, logit_scale, columns, label_space, options: as of `answers`.
+      trained_on, seen_by: who saw what, see rows.why_not_zero_shot.
+      resamples: bootstrap draws.
+
+    Raises:
+      ValueError: as `answers`.
+    """
+    exposure = {"trained_on": trained_on, "seen_by": seen_by, "resamples": resamples}
+    given = answers(embeddings, prompt_embeddings, logit_scale, columns, label_space, **options)
+    return [
+        row
+        for name, (said, fallback) in given.items()
+        for row in make_rows(said, columns, label_space, adapt=name, fallback=fallback, **exposure)
+    ]

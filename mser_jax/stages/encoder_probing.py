@@ -59,15 +59,17 @@ class EncoderProbeEvaluator:
                 return encoder_probe.probabilities(seen, of_train["emotion"], moved, evaluation.labels), fallback
 
         found: list[rows.Row] = []
+        answered: dict[str, np.ndarray] = {}
         for adapt in evaluation.adapt:
             statistics = adapt.removesuffix(rows.TOGETHER)
             said, fallback = answers(statistics)
             if adapt != statistics:
                 said = zero_shot.together(said, features, of_test, statistics, fewest)
+            answered[adapt] = said
             found += evaluation.rows(said, kept, adapt=adapt, fallback=fallback)
         strict, _ = answers("none")
         results = evaluation.results(found, strict, kept, run=run, step=step, scoring="encoder_probe")
         if jax.process_index() == 0:
-            written = evaluation.write(results, folder / self.name, strict, kept)
+            written = evaluation.write(results, folder / self.name, strict, kept, answers=answered)
             logging.info("Written: %s", ", ".join(map(str, written)))
         yield from scoring.summary(results)

@@ -81,7 +81,9 @@ class GenerationEvaluator:
             found = [{**row, "ece": None} for row in evaluation.rows(chosen, kept)]
             results = evaluation.results(found, chosen, kept, run=run, step=step, scoring=f"generation:{name}")
             if jax.process_index() == 0:
-                written = evaluation.write(results, folder / f"generation_{name}", chosen, kept)
+                written = evaluation.write(
+                    results, folder / f"generation_{name}", chosen, kept, answers={"none": chosen}
+                )
                 logging.info("Written: %s", ", ".join(map(str, written)))
             yield from ((f"{name}/{key}", value) for key, value in scoring.summary(results))
             yield f"{name}/unparseable", float(np.mean(~chosen.any(-1)))

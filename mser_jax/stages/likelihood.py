@@ -172,7 +172,7 @@ class LikelihoodEvaluator:
         if evaluation.dev_table is not None:
             dev, dev_kept = self._over(params, evaluation.dev_table)
             calibrated = evaluation.calibrate(softmax((dev - prior).mean(1), axis=-1), dev_kept)
-        found = []
+        found, answers = [], {}
         features = self._embed.layer_means_of(params, evaluation.table, kept) if evaluation.together else None
         of_voice, fewest = evaluation.columns(kept), len(evaluation.labels)
         for adapt in evaluation.adapt:
@@ -181,13 +181,14 @@ class LikelihoodEvaluator:
             tempered = softmax((scores - mean) / calibrated.temperature, axis=-1)
             if adapt != statistics:
                 tempered = zero_shot.together(tempered, features, of_voice, statistics, fewest)
+            answers[adapt] = tempered
             found += evaluation.rows(tempered, kept, adapt=adapt, fallback=fallback)
         results = evaluation.results(
             found, probabilities, kept, run=run, step=step, scoring="label_likelihood", calibrated=calibrated,
             facts=self._facts(raw, prior, kept),
         )  # fmt: skip
         if jax.process_index() == 0:
-            written = evaluation.write(results, folder, probabilities, kept, calibrated)
+            written = evaluation.write(results, folder, probabilities, kept, calibrated, answers=answers)
             logging.info("Written: %s", ", ".join(map(str, written)))
         yield from scoring.summary(results)
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mser_jax import config as config_lib
 from mser_jax.corpora import emotions
 from mser_jax.data import device, sources
-from mser_jax.evaluation import calibration, metrics, report, rows
+from mser_jax.evaluation import calibration, metrics, predictions, report, rows
 from mser_jax.evaluation import incongruence as incongruence_lib
 from mser_jax.stages import exposure, frozen_features, towers
 from mser_jax.stages.base import Params
@@ -245,6 +245,7 @@ class Evaluation:
             incongruence=incongruence_lib.incongruence(
                 answers, of_voice["emotion"], words, of_voice["language"], self.labels
             ),
+            resamples=self._config.evaluate.bootstrap_samples,
         )  # fmt: skip
 
     def write(
@@ -254,10 +255,17 @@ class Evaluation:
         probabilities: np.ndarray,
         kept: np.ndarray,
         calibrated: Calibration | None = None,
+        *,
+        answers: Mapping[str, np.ndarray],
     ) -> list[epath.Path]:
-        """Logs the table; results.json, the confusion matrices and the reliability diagram lie below `folder`."""
+        """Logs the table; results.json, predictions, confusion matrices and the reliability diagram lie below `folder`.
+
+        `answers`: {adaptation: probabilities [n, labels]} of the rows `kept`, as they were scored.
+        """
         logging.info("\n%s", report.format_table(results))
-        written = [report.write(results, folder)]
+        columns = {**self.columns(kept), "id": self.table["id"][kept]}
+        facts = {name: results[name] for name in ("label_space", "scoring", "checkpoint", "step")}
+        written = [report.write(results, folder), predictions.write(folder, answers, columns, facts)]
         if any(row["n"] for row in results["rows"]):
             written.append(plots.save_confusions(results["rows"], self.labels, folder / "confusion.png"))
         if "calibration" in results:

@@ -103,7 +103,7 @@ class SimilarityEvaluator:
         Raises:
             ConfigError: one of them is unknown.
         """
-        self._config, self._data, self._embed = config, data, embedder
+        self._data, self._embed = data, embedder
         self._evaluation = scoring.Evaluation(config, data)
         self._labels = self._evaluation.labels
         languages = names(config.evaluate.prompt_languages)
@@ -120,24 +120,27 @@ class SimilarityEvaluator:
         if evaluation.dev_table is not None:
             dev, dev_kept = self._embed(params, evaluation.dev_table)
             calibrated = evaluation.calibrate(zero_shot.probabilities(dev, anchors, scale), dev_kept)
-        found = zero_shot.score(
+        answers = zero_shot.answers(
             embeddings,
             prompted,
             scale / calibrated.temperature,
             columns,
             self._labels,
-            trained_on=evaluation.trained_on,
-            seen_by=evaluation.seen_by,
             adapt=evaluation.adapt,
             features=self._embed.layer_means_of(params, evaluation.table, kept) if evaluation.together else None,
-            resamples=self._config.evaluate.bootstrap_samples,
         )
+        found = [
+            row
+            for adapt, (said, fallback) in answers.items()
+            for row in evaluation.rows(said, kept, adapt=adapt, fallback=fallback)
+        ]
         probabilities = zero_shot.probabilities(embeddings, anchors, scale)
         results = evaluation.results(
             found, probabilities, kept, run=run, step=step, scoring="similarity", calibrated=calibrated
         )
         if jax.process_index() == 0:
-            written = evaluation.write(results, folder, probabilities, kept, calibrated)
+            said = {adapt: said for adapt, (said, _) in answers.items()}
+            written = evaluation.write(results, folder, probabilities, kept, calibrated, answers=said)
             if any(row["n"] for row in results["rows"]):
                 centres = dict(zip(self._labels, anchors, strict=True))
                 written.append(plots.save_embeddings(embeddings, columns, centres, folder / "embeddings.png"))

@@ -80,8 +80,8 @@ def test_overconfidence_is_mended_and_written(evaluate, tmp_path):
     assert results["incongruence"]["conflicting_words"]["all"]["n"] == sum(conflict) > 50
     values = dict(scoring.summary(results))
     assert values["ece/after"] == after and "incongruence/neutral_words/by_voice" in values
-    paths = found.write(results, tmp_path / "out", p, kept, calibrated)
-    assert {path.name for path in paths} == {"results.json", "confusion.png", "reliability.png"}
+    paths = found.write(results, tmp_path / "out", p, kept, calibrated, answers={"none": tempered})
+    assert {path.name for path in paths} == {"results.json", "predictions.parquet", "confusion.png", "reliability.png"}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["calibration"]["temperature"] > 1
     assert min(imread(tmp_path / "out" / "reliability.png").shape[:2]) > 300
 
@@ -98,7 +98,7 @@ def test_answers_without_confidence_have_no_calibration_error(evaluate, tmp_path
     assert "calibration" not in results
     for kind in incongruence.KINDS:
         assert results["incongruence"][kind]["all"]["by_words"] == 0
-    assert len(found.write(results, tmp_path, chosen, kept)) == 2
+    assert len(found.write(results, tmp_path, chosen, kept, answers={"none": chosen})) == 3
 
 
 def test_labels():
