@@ -81,6 +81,7 @@ def _data() -> ConfigDict:
             "exclude_languages": "fa,pl",  # the two languages of M5SER-mini that nobody trains on
             "split": "train",  # utterances without a split belong to every split
             "emotions": "",  # '' is every canonical label
+            "labels": "",  # a labels.toml that maps native labels to emotions (mser_jax/corpora/label_map.py)
             # Seconds; longer clips are cut to the last. Several classes are cheaper, but a batch then holds clips of
             # one class only, and how long a sentence takes is a cue: one class scored .04 UA higher here (one seed).
             "length_classes": (3.0,),

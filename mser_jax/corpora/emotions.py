@@ -10,8 +10,10 @@ those out.
 from __future__ import annotations
 
 import difflib
+import tomllib
 import unicodedata
 from collections.abc import Iterator
+from importlib import resources
 
 # The position is the integer id, in records, batches and checkpoints: never reorder.
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
@@ -24,135 +26,38 @@ LABEL_SPACES: dict[int, tuple[str, ...]] = {
     7: EMOTIONS,
 }
 
-# emotion -> language (or kind of code) -> comma-separated spellings. Case, accents and _ or - do not matter.
-SPELLINGS: dict[str, dict[str, str]] = {
-    "angry": {
-        "en": "angry, anger, angriness, mad",
-        "codes": "ang, an, rab",
-        "de": "Wut, Ärger, Zorn, Ärger/Wut, wütend, ärgerlich",
-        "es": "ira, enojo, enfado, enojado, enojada, enfadado, enfadada, rabia",
-        "fr": "colère, en colère",
-        "it": "rabbia, arrabbiato, arrabbiata",
-        "pl": "złość, gniew, zły",
-        "pt": "raiva",
-        "nl": "boos, boosheid",
-        "tr": "kızgın, öfke, öfkeli",
-        "ru": "злость, гнев, злой",
-        "zh": "生气, 愤怒, 怒",
-        "fa": "خشم, عصبانی",
-    },
-    "disgust": {
-        "en": "disgust, disgusted",
-        "codes": "dis, di",
-        "de": "Ekel, angeekelt",
-        "es": "asco",
-        "fr": "dégoût",
-        "it": "disgusto",
-        "pl": "wstręt, obrzydzenie",
-        "pt": "nojo",
-        "nl": "walging",
-        "tr": "iğrenme, tiksinti",
-        "ru": "отвращение",
-        "zh": "厌恶",
-    },
-    "fear": {
-        "en": "fear, fearful, afraid, scared",
-        "codes": "fea, fe, pau",
-        "de": "Angst, Furcht, ängstlich",
-        "es": "miedo, temor, asustado",
-        "fr": "peur",
-        "it": "paura",
-        "pl": "strach, lęk",
-        "pt": "medo",
-        "nl": "bang, angst",
-        "tr": "korku",
-        "ru": "страх",
-        "zh": "恐惧, 害怕",
-        "fa": "ترس",
-    },
-    "happy": {
-        "en": "happy, happiness, joy, joyful",
-        "codes": "hap, ha, gio",
-        "de": "Freude, fröhlich, glücklich",
-        "es": "alegría, alegre, felicidad, feliz",
-        "fr": "joie, heureux, joyeux",
-        "it": "gioia, felice, felicità",
-        "pl": "radość, szczęście",
-        "pt": "alegria, felicidade",
-        "nl": "blij, blijdschap",
-        "tr": "mutlu, mutluluk",
-        "ru": "радость, счастье",
-        "zh": "高兴, 快乐, 开心",
-        "fa": "شادی",
-    },
-    "neutral": {
-        "en": "neutral, neutrality, nuetral",
-        "codes": "neu",
-        "de": "Neutral",
-        "es": "neutro, neutra, neutralidad",
-        "fr": "neutre",
-        "it": "neutro, neutrale, neutralità",
-        "pl": "neutralny, neutralne",
-        "nl": "neutraal",
-        "tr": "nötr",
-        "ru": "нейтральный, нейтрально",
-        "zh": "中性, 中立",
-        "fa": "خنثی",
-    },
-    "sad": {
-        "en": "sad, sadness",
-        "codes": "sa, tri",
-        "de": "Trauer, traurig, Traurigkeit",
-        "es": "tristeza, triste",
-        "fr": "tristesse",
-        "it": "tristezza",
-        "pl": "smutek, smutny",
-        "nl": "verdrietig, verdriet",
-        "tr": "üzgün, üzüntü",
-        "ru": "грусть, печаль",
-        "zh": "悲伤, 难过, 伤心",
-        "fa": "غم, ناراحتی",
-    },
-    "surprise": {
-        "en": "surprise, surprised, suprise, suprised",
-        "codes": "sur, su, sor",
-        "de": "Überraschung, überrascht",
-        "es": "sorpresa, sorprendido, sorprendida",
-        "fr": "surpris",
-        "it": "sorpresa, sorpreso",
-        "pl": "zaskoczenie, zdziwienie",
-        "nl": "verrassing, verrast",
-        "tr": "şaşkın, şaşkınlık",
-        "ru": "удивление",
-        "zh": "惊讶, 惊喜, 惊奇",
-        "fa": "تعجب",
-    },
-}
 
-# emotion -> the state that is folded into it -> comma-separated spellings of that state.
-MERGES: dict[str, dict[str, str]] = {
-    "angry": {
-        "rage": "rage, furious, fury",
-        "hot anger": "hot anger",
-        "cold anger": "cold anger",
-    },
-    "fear": {"panic": "panic", "terror": "terror, terrified"},
-    "happy": {"excited": "excited, excitement, exc", "elation": "elation, elated", "positive": "positive"},
-    "neutral": {"calm": "calm, calmness, 平静"},
-    "surprise": {"pleasant surprise": "pleasant surprise, pleasant surprised, ps"},
-}
+def _words() -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+    """Read emotion_words.toml: (SPELLINGS, MERGES)."""
+    text = resources.files(__package__).joinpath("emotion_words.toml").read_text(encoding="utf-8")
+    found = tomllib.loads(text)
+    return found["languages"] | {"codes": found["codes"]}, found["merges"]
+
+
+# Language (or "codes") -> emotion -> comma-separated spellings; emotion -> the state that is folded into it -> the
+# same. Case, accents and _ or - do not matter.
+SPELLINGS, MERGES = _words()
+
+
+# Letters that are typed either way and that Unicode does not decompose: Turkish dotless i, Polish and Nordic strokes,
+# Arabic and Persian forms of one letter, the apostrophes of Uzbek.
+_VARIANTS = str.maketrans("ıłđøیکةى\u2018\u2019\u02bb\u02bc_-", "ildoيكهي''''  ")
 
 
 def normalize(native: str) -> str:
-    """The form labels are compared in: case folded, no accents, `_`, `-` and runs of blanks as one blank."""
+    """Return the form in which labels are compared.
+
+    Case is folded; accents, invisible marks (category Cf) and variants of one letter are dropped; `_`, `-` and runs of
+    blanks are one blank.
+    """
     decomposed = unicodedata.normalize("NFKD", native.casefold())
-    plain = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return " ".join(plain.replace("_", " ").replace("-", " ").split())
+    plain = "".join(c for c in decomposed if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
+    return " ".join(plain.translate(_VARIANTS).split())
 
 
 def _entries() -> Iterator[tuple[str, tuple[str, str | None]]]:
-    for emotion, languages in SPELLINGS.items():
-        for names in languages.values():
+    for emotions in SPELLINGS.values():
+        for emotion, names in emotions.items():
             yield from ((normalize(name), (emotion, None)) for name in names.split(","))
     for emotion, states in MERGES.items():
         for state, names in states.items():
@@ -164,7 +69,7 @@ def _table() -> dict[str, tuple[str, str | None]]:
     table: dict[str, tuple[str, str | None]] = {}
     for name, target in _entries():
         if table.setdefault(name, target) != target:
-            raise ValueError(f"emotions.py: {name!r} is listed for both {table[name]} and {target}")
+            raise ValueError(f"emotion_words.toml: {name!r} is listed for both {table[name]} and {target}")
     return table
 
 

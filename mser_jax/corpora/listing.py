@@ -198,7 +198,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
         *_counts(report),
         "",
         f"merges (a different state folded into an emotion): {report['merges'] or 'none'}",
-        f"labels that fit no canonical emotion: {report['unlabelled'] or 'none'}",
+        f"labels that fit no canonical emotion (a labels.toml can map them): {report['unlabelled'] or 'none'}",
         f"known defects corrected: {report['corrections'] or 'none'}",
         f"left out on purpose: {report['left_out_on_purpose'] or 'none'}",
         f"skipped: {report['skipped_by_reason'] or 'none'}",

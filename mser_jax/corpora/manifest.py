@@ -22,7 +22,8 @@ EXPECTED = f"""A speech folder holds a {MANIFEST} with one JSON object a line, s
   {{"path": "anna/001.wav", "language": "de", "emotion": "Wut", "speaker": "anna", "transcript": "Komm her!"}}
 path: a recording, relative to the folder; language: BCP-47; emotion: your own label ("" where unknown).
 Optional: corpus, speaker, gender, age, transcript, parallel_id, split (train | validation | test), valence,
-arousal, dominance, votes, domain, license. Other fields are ignored."""
+arousal, dominance, votes, domain, license. Other fields are ignored.
+A labels.toml beside it maps labels of your own to emotions: [labels] and lines such as "fed up" = "angry"."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import builder, emotions
+from mser_jax.corpora import builder, emotions, label_map
 from mser_jax.corpora.manifest import EXPECTED, MANIFEST, read_manifest
 
 
@@ -52,8 +52,11 @@ class SpeechFolder(builder.CorpusBuilder):
 
     def raw_utterances(self) -> Iterator[builder.RawUtterance]:
         """The rows of the manifest, in their order."""
-        for row in read_manifest(epath.Path(self.builder_config.folder)):
-            yield builder.RawUtterance(audio=row.path, **row.fields)
+        folder = epath.Path(self.builder_config.folder)
+        labels = label_map.in_folder(folder)
+        for row in read_manifest(folder):
+            emotion = label_map.emotion(row.fields["emotion_native"], labels)
+            yield builder.RawUtterance(audio=row.path, emotion=emotion, **row.fields)
 
     def expected_count(self) -> int:
         """Number of manifest rows."""
@@ -63,16 +66,18 @@ class SpeechFolder(builder.CorpusBuilder):
 def fingerprint(folder: epath.Path) -> str:
     """12 hex digits over the manifest's bytes, each recording's size (−1: missing) and canonical emotion.
 
-    The emotion is in it so that a new entry of emotions.py reaches the folders whose labels it concerns.
+    The emotion is in it so that a new entry of emotion_words.toml, or of the folder's labels.toml, reaches the folders
+    whose labels it concerns.
     """
-    rows = read_manifest(folder)
+    rows, labels = read_manifest(folder), label_map.in_folder(folder)
     digest = hashlib.sha256((folder / MANIFEST).read_bytes())
     for row in rows:
         try:
             size = row.path.stat().length
         except OSError:
             size = -1
-        emotion, _ = emotions.canonical(row.fields["emotion_native"])
+        native = row.fields["emotion_native"]
+        emotion = label_map.emotion(native, labels, emotions.canonical(native)[0])
         digest.update(f"{size},{emotion};".encode())
     return digest.hexdigest()[:12]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow
 from tensorflow_datasets.proto import tf_example_pb2
 
+from mser_jax import storage
+from mser_jax.corpora import label_map
 from mser_jax.corpora.emotions import EMOTIONS
 from mser_jax.corpora.shard_cache import RemoteRecords
 from mser_jax.data.text import hash31
@@ -78,11 +81,35 @@ class MixtureTable:
         """Hours of audio."""
         return float(np.nansum(self["duration_s"])) / 3600
 
+    def relabelled(self, labels: Mapping[str, str]) -> MixtureTable:
+        """Return the table with the emotions that `labels` (of label_map.read) gives to its native labels."""
+        pairs = zip(self["emotion_native"].tolist(), self["emotion"].tolist(), strict=True)
+        decided = {pair: label_map.emotion(pair[0], labels, pair[1]) for pair in set(pairs)}
+        pairs = zip(self["emotion_native"].tolist(), self["emotion"].tolist(), strict=True)
+        emotion = np.array([decided[pair] for pair in pairs], object)
+        return dataclasses.replace(
+            self, columns=self.columns | {"emotion": emotion, "emotion_id": _ids(emotion, EMOTIONS)}
+        )
+
     def of_source(self, number: int) -> MixtureTable:
         """The rows of source `number` alone; all of its records where nothing was filtered."""
         columns = {name: values[self["source"] == number] for name, values in self.columns.items()}
         columns["source"] = np.zeros_like(columns["source"])
         return MixtureTable((self.sources[number],), columns)
+
+    def unlabelled(self) -> list[dict[str, Any]]:
+        """Count the records without a canonical emotion: {"corpus", "language", "n", "labels": {native label: count}}.
+
+        One entry a corpus × language that has any, most frequent label first ("" where a record has none).
+        """
+        counts: dict[tuple[str, str], collections.Counter[str]] = {}
+        names = (self[name][self["emotion_id"] < 0].tolist() for name in ("corpus", "language", "emotion_native"))
+        for corpus, language, native in zip(*names, strict=True):
+            counts.setdefault((corpus, language), collections.Counter())[native] += 1
+        return [
+            {"corpus": corpus, "language": language, "n": labels.total(), "labels": dict(labels.most_common())}
+            for (corpus, language), labels in sorted(counts.items())
+        ]
 
     @functools.cached_property
     def vocabularies(self) -> Vocabularies:
@@ -108,9 +135,8 @@ class MixtureTable:
         Raises:
             ValueError: an emotion is not canonical, or nothing is left (tells what each filter removed).
         """
-        unknown = [name for name in emotions or () if name not in EMOTIONS]
-        if unknown:
-            raise ValueError(f"emotions {unknown}: expected some of {EMOTIONS}")
+        if wrong := [name for name in emotions or () if name not in EMOTIONS]:
+            raise ValueError(f"emotions {wrong}: expected some of {EMOTIONS}")
         wanted, unwanted, splits = (_items(text) for text in (include_languages, exclude_languages, split))
         tests: list[tuple[str, np.ndarray]] = []
         if wanted:
@@ -122,6 +148,9 @@ class MixtureTable:
         if emotions is not None:
             ids = [EMOTIONS.index(name) for name in emotions]
             tests.append((f"emotions={','.join(emotions)}", np.isin(self["emotion_id"], ids)))
+            if unknown := label_map.label_counts(self.unlabelled()):
+                unknown = f"no canonical emotion ({unknown}; map them in a labels.toml, see data.labels)"
+                tests.insert(-1, (unknown, self["emotion_id"] >= 0))
         keep = np.ones(len(self), bool)
         removed = list(self.removed)
         for name, passed in tests:
@@ -152,11 +181,16 @@ class MixtureTable:
         }
 
 
-def load_table(specs: str, data_dir: str) -> MixtureTable:
-    """Opens (on first use: builds) every corpus of a comma list of specs and joins them, unfiltered."""
+def load_table(specs: str, data_dir: str, labels: str = "") -> MixtureTable:
+    """Opens (on first use: builds) every corpus of a comma list of specs and joins them, unfiltered.
+
+    `labels`: path of a labels.toml that decides over the emotions stored in the records ("": none).
+    """
     from mser_jax.corpora import registry  # Workers import this module and never build a corpus.
 
-    return join([(registry.open_corpus(spec, data_dir), weight) for spec, weight in registry.parse_specs(specs)])
+    own = label_map.read(storage.absolute(labels)) if labels else {}
+    table = join([(registry.open_corpus(spec, data_dir), weight) for spec, weight in registry.parse_specs(specs)])
+    return table.relabelled(own) if own else table
 
 
 def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:

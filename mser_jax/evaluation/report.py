@@ -13,6 +13,7 @@ from etils import epath
 
 from mser_jax import storage
 from mser_jax.corpora import seen_by
+from mser_jax.corpora.label_map import label_counts
 from mser_jax.evaluation.incongruence import format_table as format_incongruence
 from mser_jax.evaluation.metrics import FIGURES
 from mser_jax.evaluation.rows import ADAPTATIONS, BY_SPEAKER, PROTOCOLS, Row, macro, primary
@@ -73,6 +74,7 @@ def build(
     calibration: Mapping[str, Any] | None = None,
     incongruence: Mapping[str, Any] | None = None,
     resamples: int = 1000,
+    unlabelled: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of results.json, checked by `validate`.
 
@@ -92,6 +94,7 @@ def build(
       calibration: how the probabilities were calibrated, and what it did to the ECE.
       incongruence: figures of incongruence.incongruence.
       resamples: bootstrap draws of the averages.
+      unlabelled: utterances without a canonical emotion, which no row holds (MixtureTable.unlabelled).
     """
     left_out: dict[str, int] = {}
     for row in rows:
@@ -110,6 +113,7 @@ def build(
         "pretrained_models": dict(pretrained_models or {}),
         "merges": {name: int(count) for name, count in sorted(merges.items())},
         "left_out": dict(sorted(left_out.items())),
+        "unlabelled": [dict(entry) for entry in unlabelled],
         "rows": [{key: value for key, value in row.items() if key != BY_SPEAKER} for row in rows],
         "macro": macro(rows, resamples),
     }
@@ -215,10 +219,11 @@ def format_table(results: Mapping[str, Any]) -> str:
         if not rows:
             continue
         averages = results["macro"] if adapt == "none" else results["macro"]["adapt"][adapt]
-        lines = [_line(row, row["protocol"]) for row in rows]
+        lines = [*(_line(row, row["protocol"]) for row in rows), *_unscored(results, rows)]
+        scored = len(lines)
         groups = [name for name in (*PROTOCOLS, "all") if name in averages]
         lines += [_line(averages[name], name) for name in groups]
-        out += ["", f"{_TITLES[adapt]}:", *_columns(_HEAD, lines, 3, rule_before=len(rows))]
+        out += ["", f"{_TITLES[adapt]}:", *_columns(_HEAD, lines, 3, rule_before=scored)]
         fallen = sum(row.get("fallback_speakers", 0) for row in rows)
         if fallen:
             out.append(f"  {fallen} speakers had too few utterances and use the corpus mean")
@@ -242,6 +247,15 @@ def _line(row: Mapping[str, Any], protocol: str) -> tuple[Any, ...]:
     name = row.get("corpus", f"mean of {languages} language{'s' * (languages != 1)}")
     rest = (row["n"], row.get("skipped", ""), row.get("speakers", ""))
     return (name, row.get("language", ""), protocol.replace("_", "-"), *rest, *_figures(row))
+
+
+def _unscored(results: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[tuple[Any, ...]]:
+    """Cells of the corpora that no row holds, as none of their labels is known."""
+    scored = {(row["corpus"], row["language"]) for row in rows}
+    for entry in results.get("unlabelled", ()):
+        if (entry["corpus"], entry["language"]) not in scored:
+            cells = (entry["corpus"], entry["language"], "labels unknown", 0, entry["n"])
+            yield (*cells, *[""] * (len(_HEAD) - len(cells)))
 
 
 def _columns(head: Sequence[str], lines: Sequence[Sequence[Any]], texts: int, *, rule_before: int) -> list[str]:
@@ -280,6 +294,11 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"ECE {after} at temperature {temperature:.2f}, fitted on {dev['n']} others"
     if "incongruence" in results:
         yield format_incongruence(results["incongruence"])
+    for entry in results.get("unlabelled", ()):
+        yield (
+            f"no canonical emotion, so in no row: {entry['corpus']}/{entry['language']} {entry['n']} "
+            f"({label_counts([entry])}); a labels.toml can map them"
+        )
     for title, counts in (("left out (outside the label space)", "left_out"), ("merged", "merges")):
         if results[counts]:
             yield f"{title}: " + ", ".join(f"{name} {count}" for name, count in results[counts].items())

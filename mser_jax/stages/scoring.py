@@ -240,7 +240,7 @@ class Evaluation:
         return report.build(
             stage=self._config.stage, checkpoint=str(run), step=step, label_space=self.labels, scoring=scoring,
             trained_on=self.trained_on, merges=self._merges(kept), rows=found, calibration=written,
-            pretrained=towers.initialised_from(self._config),
+            pretrained=towers.initialised_from(self._config), unlabelled=self._data.unlabelled(),
             pretrained_models=exposure.describe(self._data.pretrained_models),
             incongruence=incongruence_lib.incongruence(
                 answers, of_voice["emotion"], words, of_voice["language"], self.labels

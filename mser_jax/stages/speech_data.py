@@ -94,12 +94,20 @@ class SpeechData:
             emotions = label_space(evaluate.label_space) if evaluate.get("closed_set") else EMOTIONS
             return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, emotions)
 
+    def unlabelled(self) -> list[dict[str, Any]]:
+        """Count the utterances that pass the filters of `config.evaluate` but have no canonical emotion, as
+        MixtureTable.unlabelled does.
+        """
+        evaluate = self._config.evaluate
+        with config_lib.blame("evaluate"):
+            return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, None).unlabelled()
+
     def whole_table(self) -> sources.MixtureTable:
         """Every utterance with a canonical emotion of the corpora that are scored, whatever the filters."""
         with config_lib.blame("evaluate"):
             return self._whole(self._config.evaluate.corpora or self._config.data.corpora).filter()
 
-    def _filtered(self, specs: str, section: ConfigDict, emotions: tuple[str, ...]) -> sources.MixtureTable:
+    def _filtered(self, specs: str, section: ConfigDict, emotions: tuple[str, ...] | None) -> sources.MixtureTable:
         return self._whole(specs).filter(
             include_languages=section.include_languages,
             exclude_languages=section.exclude_languages,
@@ -109,7 +117,8 @@ class SpeechData:
 
     def _whole(self, specs: str) -> sources.MixtureTable:
         if specs not in self._unfiltered:
-            self._unfiltered[specs] = sources.load_table(specs, self._config.data.data_dir)
+            data = self._config.data
+            self._unfiltered[specs] = sources.load_table(specs, data.data_dir, data.get("labels", ""))
         return self._unfiltered[specs]
 
     def use_features(self, features: FrozenFeatures) -> None:

@@ -43,12 +43,12 @@ def test_every_canonical_name_maps_to_itself_and_no_name_is_listed_twice():
     for name in emotions.EMOTIONS:
         assert emotions.canonical(name) == (name, None)
     assert all(name for name in emotions._table())
-    emotions.SPELLINGS["sad"]["test"] = "wut"
+    emotions.SPELLINGS["test"] = {"sad": "wut"}
     try:
         with pytest.raises(ValueError, match="'wut' is listed for both"):
             emotions._table()
     finally:
-        del emotions.SPELLINGS["sad"]["test"]
+        del emotions.SPELLINGS["test"]
 
 
 def test_label_space():
@@ -79,3 +79,27 @@ def test_agrees_with_the_manifest_of_real_recordings(shared):
         (row["corpus"], None) for row in rows
     }
     assert merged == {("tess", "pleasant surprise→surprise")}
+
+
+@pytest.mark.parametrize(
+    ("native", "expected"),
+    [
+        ("โกรธ", "angry"), ("怒り", "angry"), ("tức giận", "angry"), ("TỨC GIẬN", "angry"), ("슬픔", "sad"),
+        ("гнів", "angry"), ("KIZGIN", "angry"), ("zlosc", "angry"),
+        ("غضب", "angry"), ("عصباني", "angry"), ("qo’rquv", "fear"),
+        ("खुशी", "happy"), ("szomorú", "sad"), ("překvapení", "surprise"), ("ντροπή", ""), ("厌\u200b恶", "disgust"),
+        ("mwana", ""), ("Freude\ufeff", "happy"), ("sorgsen", "sad"), ("furaha", "happy"), ("ความสุข", "happy"),
+    ],
+)  # fmt: skip
+def test_labels_in_the_languages_of_the_world(native, expected):
+    assert emotions.canonical(native)[0] == expected
+
+
+def test_at_least_forty_languages_have_a_word_for_each_emotion():
+    languages = {name: words for name, words in emotions.SPELLINGS.items() if name != "codes"}
+    assert len(languages) >= 40
+    for name, words in languages.items():
+        assert tuple(words) == emotions.EMOTIONS, name
+        for emotion, spellings in words.items():
+            for word in spellings.split(","):
+                assert emotions.canonical(word)[0] == emotion, (name, word)

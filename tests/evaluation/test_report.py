@@ -217,3 +217,16 @@ def test_subsample_gives_every_language_its_share():
     assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == {"a": 950, "b": 100, "c": 950}
     assert len(set(chosen)) == 2000
     np.testing.assert_array_equal(chosen, plots._subsample(language, 0))
+
+
+def test_utterances_without_a_canonical_emotion_are_in_the_table_and_the_notes(results):
+    entries = [
+        {"corpus": "thai", "language": "th", "n": 480, "labels": {"xx": 400, "": 80}},
+        {"corpus": "corpus_de", "language": "de", "n": 3, "labels": {"yy": 3}},
+    ]
+    told = report.format_table({**results, "unlabelled": entries})
+    assert told.count("labels unknown") == len(ADAPTATIONS)  # German has a row of its own
+    (line,) = [line for line in told.split("adapted by")[0].splitlines() if "labels unknown" in line]
+    assert line.split() == ["thai", "th", "labels", "unknown", "0", "480"]
+    assert "no canonical emotion, so in no row: thai/th 480 (xx 400, (empty) 80)" in told
+    assert "corpus_de/de 3 (yy 3)" in told and "labels unknown" not in report.format_table(results)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from matplotlib.image import imread
 from scipy.special import softmax
 
@@ -11,7 +12,7 @@ from configs import evaluate as evaluate_config
 from mser_jax import config as config_lib
 from mser_jax import evaluate as checkpoint_evaluation
 from mser_jax import stages
-from mser_jax.evaluation import calibration, incongruence
+from mser_jax.evaluation import calibration, incongruence, report
 from mser_jax.stages import scoring
 
 
@@ -99,6 +100,28 @@ def test_answers_without_confidence_have_no_calibration_error(evaluate, tmp_path
     for kind in incongruence.KINDS:
         assert results["incongruence"][kind]["all"]["by_words"] == 0
     assert len(found.write(results, tmp_path, chosen, kept, answers={"none": chosen})) == 3
+
+
+def test_utterances_without_a_canonical_emotion_are_in_the_results(evaluate, tiny, tmp_path):
+    rng = np.random.default_rng(2)
+    lines = []
+    for i, native in enumerate(("kwisti", "kwisti", "")):
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.standard_normal(4000), 16_000)
+        lines.append(json.dumps({"path": f"{i}.wav", "language": "mt", "emotion": native}))
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    mixed = f"{tiny().data.corpora},speech_folder:{tmp_path}"
+    found = evaluate(corpora=mixed)
+    kept = np.arange(len(found.table))
+    p = np.full((len(kept), 6), 1 / 6)
+    results = found.results(found.rows(p, kept), p, kept, run=tmp_path, step=3, scoring="similarity")
+    (entry,) = results["unlabelled"]
+    assert (entry["language"], entry["n"], entry["labels"]) == ("mt", 3, {"kwisti": 2, "": 1})
+    assert "kwisti 2" in report.format_table(results)
+    # A run's own map makes them utterances like any other.
+    (tmp_path / "mine.toml").write_text('[labels]\nkwisti = "sad"\n')
+    config = tiny(**{"evaluate.corpora": mixed, "data.labels": str(tmp_path / "mine.toml")})
+    mapped = scoring.Evaluation(config, stages.make(config)._data)
+    assert list(mapped.table["emotion"][mapped.table["language"] == "mt"]) == ["sad", "sad"]
 
 
 def test_labels():
