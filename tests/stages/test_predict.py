@@ -130,7 +130,7 @@ def test_a_scorer_puts_labels_where_their_prompts_are(checkpoint, recordings):
 
 
 def test_the_python_entry_answers_growing_batches_of_any_samples(checkpoint):
-    """Three waveforms, then ten, then two, some of them long: each as asked alone; and in every type that samples have."""
+    """Three waveforms, then ten, then two, some of them long: each as asked alone; and in every type of samples."""
     labels = ("angry", "happy", "sad", "bored")
     score = predict.waveform_scorer(str(checkpoint), -1, labels)
     rng = np.random.default_rng(0)
