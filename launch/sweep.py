@@ -38,9 +38,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from mser_jax import claims, storage
 from mser_jax import config as config_lib
@@ -112,7 +111,7 @@ def load(spec: str, workdir: str, only: str, shared: Sequence[str]) -> list[Row]
         path = given["config"] if pathlib.Path("configs").is_dir() else str(HERE.parent / given["config"])
         try:
             config = parse(path, arguments)
-        except (config_lib.ConfigError, flags.Error, ValueError, TypeError) as error:
+        except config_lib.ConfigError as error:
             raise config_lib.ConfigError(f"{spec}: row {given['name']}: {error}") from error
         folder = epath.Path(workdir) / given["name"]
         line = (f"--config={path}", f"--workdir={folder}", *arguments)
@@ -126,13 +125,10 @@ def load(spec: str, workdir: str, only: str, shared: Sequence[str]) -> list[Row]
 def parse(spec: str, arguments: Sequence[str]) -> ConfigDict:
     """The config that `mser_jax.main` makes of these arguments, by the same parser."""
     config = config_lib.load(spec)
-    for argument in arguments:
-        config_lib.check_key(config, argument.partition("=")[0].removeprefix("--config."))
-    line = ["sweep", f"--config={spec}", *arguments]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", lock_config=True, flag_values=values, sys_argv=line)
-    values(line)
-    return values.config
+    for key, text in config_lib.split_overrides(["sweep", *arguments])[1].items():
+        config_lib.set_value(config, key, text)
+    config_lib.check(config)
+    return config
 
 
 class LocalRunner:

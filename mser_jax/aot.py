@@ -94,6 +94,7 @@ def prepare(spec: str, changes: Sequence[str]) -> ConfigDict:
     config = config_lib.load(spec)
     for change in changes:
         set_value(config, change)
+    config_lib.check(config)
     for tower in TOWERS.keys() & config.keys():
         config[tower].init = config[tower].tokenizer = ""
     if config.precision.compute == "auto":
@@ -108,16 +109,7 @@ def set_value(config: ConfigDict, change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals:
         raise config_lib.ConfigError(f"--set {change}: expected section.key=value")
-    config_lib.check_key(config, key)
-    *sections, last = key.split(".")
-    node = config
-    for section in sections:
-        node = node[section]
-    try:
-        value = text if isinstance(node[last], str) else ast.literal_eval(text)
-        node[last] = type(node[last])(value) if isinstance(value, int | float | str) else value
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise config_lib.ConfigError(f"--set {change}: expected a {type(node[last]).__name__} ({error})") from None
+    config_lib.set_value(config, key, text)
 
 
 def batch_of(stage: Any, sequences: Mapping[str, Any] | None, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

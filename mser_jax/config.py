@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -12,11 +13,14 @@ import math
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
+
+from mser_jax import ranges
 
 # What runs a config, by its `task`.
 PROGRAMS = {"train": "mser_jax.main", "evaluate": "mser_jax.main", "generate": "mser_jax.m5ser"}
@@ -37,33 +41,136 @@ def blame(section: str) -> Iterator[None]:
         raise ConfigError(f"--config.{section}: {error}") from error
 
 
-def parse_flags(argv: Sequence[str], program: str = "mser_jax.main") -> list[str]:
+def define_flag() -> flags.FlagHolder:
+    """Define --config; after `parse_flags` its value is the checked ConfigDict, overrides applied."""
+    return flags.DEFINE_string("config", None, "FILE.py[:variant]", allow_override=True)
+
+
+def parse_flags(argv: Sequence[str], program: str = "mser_jax.main", usage: str = "") -> list[str]:
     """`flags_parser` for absl: parses `argv`, a wrong `--config…` becomes one readable line and exit code 2.
+
+    Of several values for one key the last counts, whatever the key's type and wherever --config stands.
 
     Args:
       program: the one of PROGRAMS that asks; configs that another runs are refused.
+      usage: what --help prints; it then exits with 0, and nothing is loaded.
     """
+    if {"--help", "-help", "-h", "--helpfull", "--helpshort", "-?"} & set(argv[1:]):
+        print(f"usage: {usage}\n{flags.FLAGS.key_flags_help(sys.modules['__main__'])}".rstrip())
+        raise SystemExit(0)
     try:
-        _check_overrides(argv, program)
-        return flags.FLAGS(list(argv))
+        spec, overrides, others = split_overrides(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
+        config = _load_for(program, spec)
+        for key, text in overrides.items():
+            set_value(config, key, text)
+        check(config)
+        left = flags.FLAGS(others)
     except (ConfigError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         raise SystemExit(2) from None
+    flags.FLAGS.config = config.lock()
+    return left
 
 
-def _check_overrides(argv: Sequence[str], program: str) -> None:
-    """Refuses a config that is missing or another program's, and overrides of keys that the config does not have."""
-    pairs = [arg.lstrip("-").partition("=") for arg in argv[1:] if arg.startswith("-")]
-    files = [value for key, _, value in pairs if key == "config" and value]
-    if not files:
+_OVERRIDE = re.compile(r"--?(no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[str, dict[str, str | bool], list[str]]:
+    """Take what is said of the config out of a command line.
+
+    Returns:
+        The last --config ('' for none), the last text of each --config.KEY (a bool where --config.KEY or --noconfig.KEY
+        stand alone), in order, and all other arguments.
+
+    Raises:
+        ConfigError: --config without a value.
+    """
+    spec, overrides, others = "", {}, list(argv[:1])
+    rest = list(argv[1:])
+    while rest:
+        argument = rest.pop(0)
+        match = _OVERRIDE.fullmatch(argument)
+        if argument == "--" or not match:
+            others.append(argument)
+            if argument == "--":
+                others += rest
+                break
+            continue
+        no, key, text = match.groups()
+        if text is None and not no and rest and not re.match("--|-[a-z]", rest[0].replace("-inf", "")):
+            text = rest.pop(0)
+        if key is None:
+            if no or not text:
+                raise ConfigError(f"{argument}: expected --config=FILE.py[:variant]")
+            spec = text
+        else:
+            overrides.pop(key, None)
+            overrides[key] = (not no) if text is None else text
+    return spec, overrides, others
+
+
+def _load_for(program: str, spec: str) -> ConfigDict:
+    if not spec:
         raise ConfigError("--config=FILE is missing, e.g. --config=configs/stage1.py")
-    config = load(files[-1])
+    config = load(spec)
     runner = PROGRAMS.get(config.get("task"), program)
     if runner != program:
-        raise ConfigError(f"--config={files[-1]} is run by `python -m {runner}`, not by {program}")
-    for key, _, _ in pairs:
-        if key.startswith("config."):
-            check_key(config, key.removeprefix("config."))
+        raise ConfigError(f"--config={spec} is run by `python -m {runner}`, not by {program}")
+    return config
+
+
+def set_value(config: ConfigDict, key: str, text: str | bool) -> None:
+    """Set dotted `key` to what `text` says in the type of the value that is there.
+
+    Raises:
+        ConfigError: there is no such key, it is a section, or the text is of another type.
+    """
+    check_key(config, key)
+    *sections, last = key.split(".")
+    for section in sections:
+        config = config[section]
+    old = config[last]
+    if isinstance(old, ConfigDict):
+        raise ConfigError(
+            f"--config.{key}={_shown(text)}: a section; expected one of its keys: {', '.join(sorted(old))}"
+        )
+    if isinstance(text, bool) and not isinstance(old, bool):
+        raise ConfigError(f"--{'' if text else 'no'}config.{key}: a value is missing; expected --config.{key}=VALUE")
+    name, read = _READERS.get(type(old), (f"a {type(old).__name__}", type(old)))
+    try:
+        config[last] = text if isinstance(text, bool) else read(text)
+    except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError, OverflowError):
+        raise ConfigError(f"--config.{key}={_shown(text)}: expected {name}, such as {old!r}") from None
+
+
+def _shown(text: str | bool) -> str:
+    """A text as it was given, on one line that is not endless."""
+    text = str(text) if str(text).isprintable() else ascii(text)[1:-1]
+    return text if len(text) < 200 else f"{text[:200]}…"
+
+
+def _tuple(text: str) -> tuple:
+    """'(1.0, 2.0)' or '[1.0, 2.0]'; a single number or text is a tuple of one."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(map(tuples, value))
+        if not isinstance(value, str | int | float):
+            raise ValueError(value)
+        return value
+
+    value = tuples(ast.literal_eval(text.strip()))
+    return value if isinstance(value, tuple) else (value,)
+
+
+_BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_READERS: dict[type, tuple[str, Callable[[str], Any]]] = {
+    bool: ("True or False", lambda text: _BOOLS[text.strip().lower()]),
+    int: ("a whole number", int),
+    float: ("a number", float),
+    str: ("a text", str),
+    tuple: ("a tuple", _tuple),
+}
 
 
 def load(spec: str, function: str = "get_config") -> Any:
@@ -84,11 +191,15 @@ def load(spec: str, function: str = "get_config") -> Any:
         sys.path.insert(0, root)
     module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
     try:
+        module_spec.loader.exec_module(module)
         return getattr(module, function)(arg or None)
     except ValueError as error:
         raise ConfigError(f"--config={spec}: {error}") from None
+    except Exception as error:
+        # A config is code: say where in it.
+        line = getattr(error, "lineno", None) or traceback.extract_tb(error.__traceback__)[-1].lineno
+        raise ConfigError(f"--config={spec}: {type(error).__name__}: {error} ({path}, line {line})") from error
 
 
 def check_key(config: ConfigDict, dotted: str) -> None:
@@ -96,14 +207,13 @@ def check_key(config: ConfigDict, dotted: str) -> None:
     node: Any = config
     parts = dotted.split(".")
     for depth, part in enumerate(parts):
-        part = re.sub(r"\[\d+\]$", "", part)
         if not isinstance(node, ConfigDict) or part not in node:
             near = difflib.get_close_matches(part, list(node) if isinstance(node, ConfigDict) else [], n=1)
             whole = [key for key, _ in leaves(config)]
             near = [".".join([*parts[:depth], *near, *parts[depth + 1 :]])] if near else []
             near = near or difflib.get_close_matches(dotted, whole, n=1)
             hint = f" Did you mean --config.{near[0]}?" if near else ""
-            raise ConfigError(f"--config.{dotted}: the config has no {part!r} there.{hint}")
+            raise ConfigError(f"--config.{_shown(dotted)}: the config has no {_shown(part)!r} there.{hint}")
         node = node[part]
 
 
@@ -156,13 +266,22 @@ def choice(config: ConfigDict, key: str, allowed: Sequence[Any]) -> None:
         raise ConfigError(f"--config.{key}={value!r}: expected one of {', '.join(map(repr, allowed))}.{hint}")
 
 
-def at_least(config: ConfigDict, key: str, low: float) -> None:
-    """Raises ConfigError when the number at dotted `key` is NaN or below `low`."""
-    value = config
-    for part in key.split("."):
-        value = value[part]
-    if not value >= low:
-        raise ConfigError(f"--config.{key}={value!r}: expected a number ≥ {low}")
+def check(config: ConfigDict) -> None:
+    """Hold every number of a config against its range, and every budget against what a budget is.
+
+    Raises:
+        ConfigError: a line for each value that is wrong, with its key and what is expected.
+    """
+    flat = dict(leaves(config))
+    lines = ranges.problems(flat)
+    for key in ranges.BUDGETS:
+        try:
+            if flat.get(key):
+                parse_budget(flat[key])
+        except ConfigError as error:
+            lines.append(f"--config.{key}: {error}")
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +292,22 @@ class DataSize:
     hours: float
 
 
-_BUDGET = re.compile(r"^\s*([0-9.]+(?:e[0-9]+)?)\s*(steps?|examples?|epochs?|hours?)\s*$")
+_BUDGET = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?\s*(step|example|epoch|hour)s?\s*")
+
+
+def parse_budget(budget: str) -> tuple[float, str]:
+    """Read '300 steps', '1e6 examples', '20 epochs' or '100 hours': the number and its unit's singular.
+
+    Raises:
+        ConfigError: the text is no budget.
+    """
+    match = _BUDGET.fullmatch(budget)
+    number = float(match[1] + (match[2] or "")) if match else math.inf
+    if not match or math.isinf(number):
+        raise ConfigError(
+            f"{budget!r} is no budget: expected e.g. '300 steps', '1e6 examples', '20 epochs', '100 hours'"
+        )
+    return number, match[3]
 
 
 def steps(budget: str, batch_size: int, size: DataSize) -> int:
@@ -182,17 +316,14 @@ def steps(budget: str, batch_size: int, size: DataSize) -> int:
     Rounds up to whole steps, so a budget that is not zero is at least one step.
 
     Raises:
-        ConfigError: the text is no budget.
+        ConfigError: the text is no budget, or more steps than a counter of 32 bits counts.
     """
     if not budget:
         return 0
-    match = _BUDGET.match(budget)
-    if not match:
-        raise ConfigError(
-            f"{budget!r} is no budget: expected e.g. '300 steps', '1e6 examples', '20 epochs', '100 hours'"
-        )
-    number, unit = float(match[1]), match[2].rstrip("s")
-    if unit == "step":
-        return math.ceil(number)
-    per_unit = {"example": 1.0, "epoch": size.examples, "hour": size.examples / max(size.hours, 1e-9)}[unit]
-    return math.ceil(number * per_unit / batch_size)
+    number, unit = parse_budget(budget)
+    if unit != "step":
+        per_unit = {"example": 1.0, "epoch": size.examples, "hour": size.examples / max(size.hours, 1e-9)}[unit]
+        number *= per_unit / batch_size
+    if not number < 2**31:
+        raise ConfigError(f"{budget!r} is a budget of {number:.0f} steps: expected fewer than {2**31}")
+    return math.ceil(number)

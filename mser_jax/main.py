@@ -1,18 +1,21 @@
-"""`python -m mser_jax.main --config=configs/stage1.py[:variant] --workdir=DIR [--config.section.key=value]`."""
+"""python -m mser_jax.main --config=configs/stage1.py[:variant] --workdir=DIR [--config.section.key=value …]
+
+Trains what the config says, or goes on with it where DIR holds a checkpoint; with configs/evaluate.py it scores one.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
 import logging as std_logging
 import os
 from collections.abc import Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from mser_jax import config as config_lib
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]", lock_config=True)
+_CONFIG = config_lib.define_flag()
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept: a folder or gs://…", allow_override=True)
 
 # Of a run of several processes, where what starts them does not say (parallel/distributed.py); or MSER_COORDINATOR, ….
@@ -60,4 +63,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=config_lib.parse_flags)
+    app.run(main, flags_parser=functools.partial(config_lib.parse_flags, usage=__doc__))

@@ -46,17 +46,16 @@ class Program:
 
 def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program:
     """Stage (made here unless given), model, optimiser and jitted step for `config` on `mesh`; allocates nothing."""
+    config_lib.check(config)
     batch_size, parts = config.train.batch_size, sharding.batch_parts(mesh)
     for key in ("accumulate", "encoder_microbatches"):
         if key not in config.train:
             continue
-        config_lib.at_least(config, f"train.{key}", 1)
         if batch_size % (parts * config.train[key]):
             raise config_lib.ConfigError(
                 f"--config.train.batch_size={batch_size}: data × fsdp = {parts} must divide it"
                 + (f", times train.{key} = {config.train[key]}" if config.train[key] > 1 else "")
             )
-    config_lib.at_least(config, "train.max_skipped", 1)
     config_lib.choice(config, "checkpointing.content", CONTENTS)
     stage = stage or stages.make(config)
     definition = state.define(stage.build)
@@ -106,7 +105,6 @@ def run(config: ConfigDict, workdir: str) -> None:
             raise config_lib.ConfigError(f"--workdir={workdir}: {error}") from error
     with config_lib.blame("mesh"):
         mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
-    config_lib.at_least(config, "telemetry.stall_seconds", 0)
     watchdog = Watchdog(
         config.telemetry.stall_seconds, exit_code=preemption.EXIT_CODE if config.telemetry.stall_exit else None
     )

@@ -147,7 +147,7 @@ def test_overrides_are_typed_and_named():
     for wrong, message in (
         ("train.batchsize=1", "Did you mean --config.train.batch_size"),
         ("train.batch_size", "expected section.key=value"),
-        ("train.batch_size=many", "expected a int"),
+        ("train.batch_size=many", "expected a whole number"),
     ):
         with pytest.raises(config_lib.ConfigError, match=message):
             aot.set_value(config, wrong)

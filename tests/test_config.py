@@ -29,7 +29,9 @@ def test_budgets(budget, expected):
     assert config_lib.steps(budget, 32, SIZE) == expected
 
 
-@pytest.mark.parametrize("budget", ["300", "300 stepps", "steps", "-3 steps"])
+@pytest.mark.parametrize(
+    "budget", ["300", "300 stepps", "steps", "-3 steps", "nan steps", "1.2.3 steps", "1e999 steps", "inf epochs"]
+)
 def test_a_text_that_is_no_budget(budget):
     with pytest.raises(config_lib.ConfigError, match=r"is no budget: expected e\.g\. '300 steps'"):
         config_lib.steps(budget, 32, SIZE)
@@ -52,7 +54,6 @@ def test_unknown_keys_name_the_nearest(key, near):
 def test_known_keys_pass():
     for key, _ in config_lib.leaves(common.base()):
         config_lib.check_key(common.base(), key)
-    config_lib.check_key(common.base(), "optim.groups[0]")
 
 
 def test_json_round_trip_and_hash():
@@ -78,20 +79,21 @@ def test_changes_between_a_checkpoint_and_a_command_line():
     ]
 
 
-def test_choice_and_at_least():
-    config = ConfigDict({"mesh": {"mode": "explicitt"}, "n": float("nan")})
+def test_choice():
+    config = ConfigDict({"mesh": {"mode": "explicitt"}})
     with pytest.raises(config_lib.ConfigError, match="Did you mean 'explicit'"):
         config_lib.choice(config, "mesh.mode", ["explicit", "auto"])
-    with pytest.raises(config_lib.ConfigError, match="≥ 0"):
-        config_lib.at_least(config, "n", 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--config=configs/stage1.py", "--config.optim.learning_rat=1"], "Did you mean --config.optim.learning_rate?"),
-        (["--config=configs/stage1.py", "--config.seed=x"], "invalid literal for int"),
-        (["--config=configs/stage1.py", "--config.optim.learning_rate=fast"], "could not convert string to float"),
+        (["--config=configs/stage1.py", "--config.seed=x"], "--config.seed=x: expected a whole number, such as 0"),
+        (
+            ["--config=configs/stage1.py", "--config.optim.learning_rate=fast"],
+            "=fast: expected a number, such as 0.001",
+        ),
         (["--config=configs/stag1.py"], "Did you mean configs/stage1.py?"),
         (["--config=configs/stage1.py:size=huge"], "'huge'"),
         (["--config=configs/stage1.py:sise=mini"], "unknown key 'sise'"),

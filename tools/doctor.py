@@ -23,7 +23,7 @@ from absl import app, flags
 from etils import epath
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 
 from mser_jax import config as config_lib
@@ -212,17 +212,13 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: Sequence[str]) -> list[str]:
     """As `config_lib.parse_flags`, for stage 1's config where none is named."""
-    if {"--help", "-h"} & set(argv):
-        print(f"usage: {__doc__}")
-        raise SystemExit(0)
-    if not any(arg.lstrip("-").startswith("config=") for arg in argv):
-        argv = [argv[0], f"--config={ROOT / 'configs' / 'stage1.py'}", *argv[1:]]
-    return config_lib.parse_flags(argv)
+    argv = [argv[0], f"--config={ROOT / 'configs' / 'stage1.py'}", *argv[1:]]
+    return config_lib.parse_flags(argv, usage=__doc__)
 
 
 if __name__ == "__main__":
     # Here and not above: who imports this file may have imported mser_jax.main, which has flags of the same names.
-    config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]")
+    config_lib.define_flag()
     flags.DEFINE_string("workdir", "", "Where a run would be kept: a folder or gs://…", allow_override=True)
     flags.DEFINE_float("seconds", 5.0, "How long data are read")
     app.run(main, flags_parser=parse)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from mser_jax import config as config_lib
 from mser_jax import storage
@@ -25,7 +24,7 @@ _beam_args: list[str] = []
 
 def define_flags() -> None:
     """Our flags: when run, not when imported: training has flags of these names too."""
-    config_flags.DEFINE_config_file("config", None, "FILE.py[:variant]", lock_config=True)
+    config_lib.define_flag()
     flags.DEFINE_string("workdir", "", "Where the data set is written: a folder or gs://…", allow_override=True)
 
 
@@ -46,7 +45,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """`flags_parser` for absl: like config.parse_flags, but keeps Beam's options for `main`."""
     ours, others = split_flags(argv)
     _beam_args[:] = others
-    return config_lib.parse_flags(ours, program=config_lib.PROGRAMS["generate"])
+    return config_lib.parse_flags(ours, program=config_lib.PROGRAMS["generate"], usage=__doc__)
 
 
 def main(argv: Sequence[str]) -> None:

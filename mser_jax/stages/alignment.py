@@ -64,9 +64,7 @@ def validate(config: ConfigDict) -> None:
     """Raises ConfigError for values that would only fail, or silently mislead, once the run is under way."""
     config_lib.choice(config, "loss.positives", infonce.POSITIVES)
     config_lib.choice(config, "loss.implementation", contrast.CHOICES)
-    for term in ("speech_text", "supcon", "parallel", *(f"adversary_{name}" for name in NUISANCES)):
-        config_lib.at_least(config, f"loss.{term}", 0.0)
-    speech_stage.validate(config)
+    config_lib.check(config)
     if config.train.accumulate != 1:
         raise config_lib.ConfigError(
             f"--config.train.accumulate={config.train.accumulate}: stage 1 contrasts an utterance with the rest of its "

@@ -74,7 +74,7 @@ class Finetuning(speech_stage.SpeechStage):
 
     def __init__(self, config: ConfigDict, metadata: Mapping[str, Any] | None = None) -> None:
         """`metadata`: of a checkpoint that is scored; neither training data nor stage 1's run is then opened."""
-        speech_stage.validate(config)
+        config_lib.check(config)
         self._stage1 = None if metadata or not config.init_from else Stage1Run(config.init_from)
         known = (metadata or {}).get("architecture") or (self._stage1.architecture if self._stage1 else None)
         parts = towers.make(config, known)

@@ -33,16 +33,6 @@ def compute_dtype(config: ConfigDict) -> Any:
     return jnp.dtype(name)
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ConfigError for values that would only fail, or silently mislead, once the run is under way."""
-    config_lib.at_least(config, "train.batch_size", 1)
-    config_lib.at_least(config, "model.frame_pool", 1)
-    if "trailing_silence" in config.model:
-        config_lib.at_least(config, "model.trailing_silence", 0.0)
-    if config.lora.pattern:
-        config_lib.at_least(config, "lora.rank", 1)
-
-
 def trailing_silence(config: ConfigDict) -> float:
     """Seconds of silence that follow an utterance; runs that are older than the key have none."""
     return config.model.get("trailing_silence", 0.0)

@@ -107,7 +107,7 @@ def test_the_encoder_is_that_of_stage_1(tiny2, stage1_run):
         ({"model.frame_pool": 2}, "frame_pool: 2 here, 1 in stage 1"),
         ({"init_from": "/nowhere/run"}, "init_from=/nowhere/run: no checkpoint below"),
         ({"data.sequences.short": (60, 30)}, "its questions and answers need"),
-        ({"data.tasks.emotion": -1.0}, "expected weights"),
+        ({"data.tasks.emotion": -1.0}, "expected a number ≥ 0"),
         ({"data.question_languages": "en,xx"}, "expected some of"),
         ({"llm.sizes.vocab_size": 200}, "of a table of 200 rows"),
         ({"llm.sizes.num_layer": 2}, "it has model_type"),
