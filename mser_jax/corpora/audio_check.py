@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
+import errno
 import io
+import math
 import os
-import re
+import pathlib
+import stat
+from collections.abc import Iterable
 
 import numpy as np
 import soundfile
 import soxr
 from etils import epath
 
-from mser_jax.corpora import ffmpeg
+from mser_jax.corpora.decoding import sound
+from mser_jax.corpora.decoding.errors import BadAudio, Reason
+
+__all__ = ["AudioInfo", "BadAudio", "Reason", "encode_flac", "excerpt", "load", "read"]
 
 SAMPLING_RATE = 16_000  # Hz, of everything stored
 MIN_RATE, MAX_RATE = 8_000, 96_000  # Hz accepted
 MIN_SECONDS = 0.1
 SILENCE_PEAK = 1e-3  # of full scale, offset removed: −60 dBFS, below the noise floor of any usable speech
 MAX_FLOAT_PEAK = 8.0  # of samples as floats: above are 16-bit numbers (a peak of 8 of these is silence)
-TRUNCATION_TOLERANCE = 0.01  # share of the announced audio that may be missing (padding, sloppy headers)
-
-# What libsndfile's log says of a WAV/AIFF chunk that is longer than the file.
-_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-# Recorders that write to a pipe announce these sizes: the length was not known, nothing is missing.
-_STREAMED_SIZE = 0x7FFF_0000
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-class Reason(enum.StrEnum):
-    """Why a recording is left out."""
-
-    MISSING = "missing"
-    EMPTY = "empty"
-    UNREADABLE = "unreadable"
-    TRUNCATED = "truncated"
-    NO_AUDIO = "no_audio"
-    NOT_FINITE = "not_finite"
-    SILENT = "silent"
-    TOO_SHORT = "too_short"
-    SAMPLING_RATE = "sampling_rate"
-
-
-class BadAudio(Exception):
-    """A recording that cannot be used. `reason` is for counting, `detail` for reading."""
-
-    def __init__(self, reason: Reason, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+OPPOSED_POWER = 1e-2  # of the channels' mean, by what it were if they had nothing in common: they cancel each other
+# Nobody's recording is longer than a day, nor kept in fewer bits a second than the least that speech can be coded in:
+# what is, is made to fill memory.
+MAX_SECONDS, FREE_SECONDS, MIN_BITRATE = 86_400, 600, 100
+MAX_BYTES = 4 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +46,10 @@ class AudioInfo:
 def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) -> tuple[np.ndarray, AudioInfo]:
     """Reads, checks and converts one recording.
 
+    What a file is, is decided by its content, and its length by reading it to the end: neither by its name nor by its
+    header. libsndfile reads what it can, ffmpeg the rest, of several audio tracks the first.
     Channels are averaged and other rates resampled by soxr VHQ; 16 kHz mono 16-bit samples pass unchanged.
-    The level is changed only where 16 bits would clip. Nothing is cut: lengths are the pipeline's matter. Of video and
-    other containers that libsndfile does not read, the first audio track is decoded by ffmpeg.
+    The level is changed only where 16 bits would clip. Nothing is cut: lengths are the pipeline's matter.
 
     Args:
       audio: path (any file system etils.epath reads), encoded bytes, or samples [time] or [time, channels],
@@ -78,26 +60,79 @@ def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) 
       (waveform int16 [time] at 16 kHz, info).
 
     Raises:
-      BadAudio: missing, empty, unreadable (no or a broken audio format), truncated by more than 1 %, video without
-        sound, an array of another type, order of axes or scale,
-        NaN or infinite samples, peak below −60 dBFS, shorter than 0.1 s, or a rate outside 8–96 kHz.
+      BadAudio: missing, no regular file, empty, unreadable (no or a broken audio format), truncated by more than 1 %,
+        video without sound, an array of another type, order of axes or scale, NaN or infinite samples, peak below −60 dBFS, channels that cancel each other, shorter than
+        0.1 s, longer than a day or than its bytes allow, or a rate outside 8–96 kHz. Nothing else where the content is
+        at fault.
       MissingFfmpegError: the file needs ffmpeg, and there is none; names the file.
+      OSError: the storage fails, or refuses. Also what the library of a remote storage raises.
     """
     if isinstance(audio, np.ndarray):
-        samples, rate = _from_array(audio), int(sampling_rate)
-    else:
-        encoded = audio if isinstance(audio, bytes) else _read(audio)
-        if ffmpeg.is_container(encoded):
-            encoded = _unpack(encoded, "bytes" if isinstance(audio, bytes) else os.fspath(audio))
-        samples, rate = _decode(encoded)
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise BadAudio(Reason.SAMPLING_RATE, f"{rate} Hz, expected {MIN_RATE}–{MAX_RATE} Hz")
-    if not samples.size:
-        raise BadAudio(Reason.EMPTY, "no samples")
-    if len(samples) < MIN_SECONDS * rate:
-        raise BadAudio(Reason.TOO_SHORT, f"{len(samples) / rate:.3f} s, expected at least {MIN_SECONDS} s")
-    waveform, gain = _to_int16(samples, rate)
-    return waveform, AudioInfo(rate, samples.shape[1], len(samples) / rate, gain)
+        samples = _from_array(audio)
+        blocks = (samples[start : start + sound.BLOCK] for start in range(0, len(samples), sound.BLOCK))
+        return _convert(int(sampling_rate), samples.shape[1], blocks, MAX_SECONDS)
+    encoded = audio if isinstance(audio, bytes) else read(audio)
+    longest = min(MAX_SECONDS, FREE_SECONDS + len(encoded) * 8 / MIN_BITRATE)
+    with sound.opened(encoded, "bytes" if isinstance(audio, bytes) else os.fspath(audio)) as opened:
+        return _convert(opened.rate, opened.channels, opened.blocks, longest)
+
+
+def read(path: os.PathLike | str) -> bytes:
+    """Reads a recording's file, which no named pipe, device or folder is.
+
+    Raises:
+      BadAudio: there is no such file, or it is none; said before it is opened, as that may never return.
+      OSError: the storage fails, or refuses.
+    """
+    try:
+        path = epath.Path(path)
+        if "://" not in os.fspath(path):
+            status = pathlib.Path(path).stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise BadAudio(Reason.UNREADABLE, f"{_file_type(status.st_mode)} and no file")
+            if status.st_size > MAX_BYTES:
+                raise BadAudio(Reason.TOO_LONG, f"{status.st_size / 2**30:.1f} GiB, expected at most 4; cut it")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadAudio(Reason.MISSING, "no such file") from error
+    except ValueError as error:  # a NUL in the name
+        raise BadAudio(Reason.MISSING, f"no such file, and no name of one: {error}") from error
+    except IsADirectoryError as error:
+        raise BadAudio(Reason.UNREADABLE, "a folder and no file") from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BadAudio(Reason.MISSING, "a symbolic link that leads back to itself") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadAudio(Reason.MISSING, "no such file, the name is too long for one") from error
+        raise
+
+
+def excerpt(path: os.PathLike | str, start: float, stop: float) -> tuple[np.ndarray, int]:
+    """Reads what lies between two times of a long recording that libsndfile can seek in.
+
+    Args:
+      path: any file system etils.epath reads. start, stop: seconds.
+
+    Returns:
+      (samples int16 [time, channels], rate in Hz).
+
+    Raises:
+      BadAudio: it is no such file, is damaged, or ends before.
+    """
+    if "://" not in os.fspath(path) and not pathlib.Path(path).is_file():
+        read(path)  # says what it is
+    try:
+        with epath.Path(path).open("rb") as stream, soundfile.SoundFile(stream) as file:
+            first, last = round(start * file.samplerate), round(stop * file.samplerate)
+            if last > file.frames:
+                raise BadAudio(Reason.TRUNCATED, f"it ends at {file.frames / file.samplerate:.2f} s, before {stop:g} s")
+            file.seek(first)
+            samples = file.read(last - first, dtype="int16", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise BadAudio(Reason.UNREADABLE, f"libsndfile: {getattr(error, 'error_string', error)}") from error
+    if len(samples) < last - first:
+        raise BadAudio(Reason.TRUNCATED, f"{len(samples) / max(1, last - first):.0%} of it is there")
+    return samples, file.samplerate
 
 
 def encode_flac(waveform: np.ndarray, sampling_rate: int) -> bytes:
@@ -107,15 +142,6 @@ def encode_flac(waveform: np.ndarray, sampling_rate: int) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform, sampling_rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
-
-
-def _read(path: os.PathLike | str) -> bytes:
-    try:
-        return epath.Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise BadAudio(Reason.MISSING, "no such file") from error
-    except OSError as error:
-        raise BadAudio(Reason.UNREADABLE, str(error)) from error
 
 
 def _from_array(audio: np.ndarray) -> np.ndarray:
@@ -145,59 +171,87 @@ def _from_array(audio: np.ndarray) -> np.ndarray:
     return samples
 
 
-def _unpack(encoded: bytes, name: str) -> bytes:
-    """The audio track of a container, as WAV."""
-    try:
-        return ffmpeg.to_wav(encoded)
-    except ffmpeg.MissingFfmpegError as error:
-        raise ffmpeg.MissingFfmpegError(f"{name}: {error}") from error
-    except ffmpeg.NoAudioError as error:
-        raise BadAudio(Reason.NO_AUDIO, str(error)) from error
-    except ffmpeg.CutOffError as error:
-        raise BadAudio(Reason.TRUNCATED, str(error)) from error
-    except ffmpeg.DecodingError as error:
-        raise BadAudio(Reason.UNREADABLE, str(error)) from error
+def _file_type(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
+    return next((words for is_kind, words in kinds.items() if is_kind(mode)), "a device")
 
 
-def _decode(encoded: bytes) -> tuple[np.ndarray, int]:
-    """Samples [time, channels], int16 where the file holds just that and float32 otherwise, and the rate."""
-    if not encoded:
-        raise BadAudio(Reason.EMPTY, "0 bytes")
-    if encoded.startswith(_LFS_POINTER):
-        raise BadAudio(Reason.UNREADABLE, "a pointer of Git LFS and not the recording; run git lfs pull in the source")
-    try:
-        with soundfile.SoundFile(io.BytesIO(encoded)) as file:
-            announced = file.frames
-            dtype = "int16" if file.subtype == "PCM_16" else "float32"
-            samples = file.read(dtype=dtype, always_2d=True)
-            chunk = _SHORT_CHUNK.search(file.extra_info)
-            rate = file.samplerate
-    except soundfile.LibsndfileError as error:
-        reason = Reason.TRUNCATED if "lost sync" in str(error) else Reason.UNREADABLE
-        raise BadAudio(reason, f"libsndfile: {error.error_string}") from error
-    there, whole = len(samples), announced
-    if chunk and 0 < int(chunk[1]) < _STREAMED_SIZE:
-        there, whole = int(chunk[2]), int(chunk[1])
-    if there < (1 - TRUNCATION_TOLERANCE) * whole:
-        raise BadAudio(Reason.TRUNCATED, f"{there / whole:.0%} of the announced audio is there")
-    return samples, rate
+class _Level:
+    """Statistics of a recording that is read block by block."""
+
+    def __init__(self, channels: int) -> None:
+        self.samples = self.not_finite = 0
+        self.sums, self.squares = np.zeros((2, channels + 1))  # the last one is of the mean
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, block: np.ndarray, mono: np.ndarray) -> None:
+        """block: [time, channels]. mono: float32 [time], its mean, full scale 1."""
+        self.samples += len(block)
+        if not np.isfinite(mono).all():
+            self.not_finite += max(1, int(np.count_nonzero(~np.isfinite(block))))
+            return
+        self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
+        self.sums[-1] += mono.sum(dtype=np.float64)
+        if block.shape[1] > 1:
+            values = block.astype(np.float64) / (32768.0 if block.dtype == np.int16 else 1.0)
+            self.sums[:-1] += values.sum(axis=0)
+            self.squares[:-1] += np.einsum("tc,tc->c", values, values)
+            self.squares[-1] += np.square(mono, dtype=np.float64).sum()
+
+    def check(self) -> None:
+        """Raises BadAudio: not finite, silent, or channels that cancel each other."""
+        channels = len(self.sums) - 1
+        if self.not_finite:
+            bad = f"{self.not_finite} of {self.samples * channels} samples"
+            raise BadAudio(Reason.NOT_FINITE, f"{bad} are NaN or infinite")
+        means = self.sums / self.samples
+        power = self.squares / self.samples - means**2
+        unrelated = power[:-1].sum() / channels**2
+        if channels > 1 and power[:-1].max() > SILENCE_PEAK**2 / 2 and power[-1] < OPPOSED_POWER * unrelated:
+            raise BadAudio(
+                Reason.OPPOSED_CHANNELS,
+                f"the {channels} channels cancel each other, as of a plug that is wired the wrong way round; keep one: "
+                "ffmpeg -i IN -af 'pan=mono|c0=c0' OUT.wav",
+            )
+        peak = max(self.high - means[-1], means[-1] - self.low)
+        if peak < SILENCE_PEAK:
+            raise BadAudio(Reason.SILENT, f"peak {peak:.1e} of full scale, expected at least {SILENCE_PEAK:.0e}")
 
 
-def _to_int16(samples: np.ndarray, rate: int) -> tuple[np.ndarray, float]:
-    """[time, channels] int16 or float → int16 [time] at SAMPLING_RATE, and the gain that was applied."""
-    is_int16 = samples.dtype == np.int16
-    mono = samples.mean(axis=1, dtype=np.float32)
-    if is_int16:
-        mono /= 32768.0
-    if not np.isfinite(mono).all():
-        bad = int(np.count_nonzero(~np.isfinite(samples)))
-        raise BadAudio(Reason.NOT_FINITE, f"{bad} of {samples.size} samples are NaN or infinite")
-    peak = float(np.abs(mono - mono.mean()).max())
-    if peak < SILENCE_PEAK:
-        raise BadAudio(Reason.SILENT, f"peak {peak:.1e} of full scale, expected at least {SILENCE_PEAK:.0e}")
-    if is_int16 and rate == SAMPLING_RATE and samples.shape[1] == 1:
-        return samples[:, 0], 1.0
+def _convert(rate: int, channels: int, blocks: Iterable[np.ndarray], longest: float) -> tuple[np.ndarray, AudioInfo]:
+    """Blocks [time, channels] int16 or float → int16 [time] at SAMPLING_RATE. longest: seconds."""
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise BadAudio(Reason.SAMPLING_RATE, f"{rate} Hz, expected {MIN_RATE}–{MAX_RATE} Hz")
+    resampler = None
     if rate != SAMPLING_RATE:
-        mono = soxr.resample(mono, rate, SAMPLING_RATE, quality="VHQ")
-    gain = min(1.0, 32767.0 / (32768.0 * float(np.abs(mono).max())))
-    return np.round(mono * np.float32(32768.0 * gain)).astype(np.int16), gain
+        resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="VHQ")
+    level, parts = _Level(channels), []
+    for block in blocks:
+        mono = block.mean(axis=1, dtype=np.float32)
+        if block.dtype == np.int16:
+            mono /= 32768.0
+        level.add(block, mono)
+        if level.samples > longest * rate:
+            why = "expected at most a day" if longest == MAX_SECONDS else "more than a recording of its bytes may be"
+            raise BadAudio(Reason.TOO_LONG, f"longer than {longest:.0f} s, {why}")
+        is_unchanged = block.dtype == np.int16 and channels == 1 and resampler is None
+        parts.append(block[:, 0] if is_unchanged else resampler.resample_chunk(mono) if resampler else mono)
+    if not level.samples:
+        raise BadAudio(Reason.EMPTY, "no samples")
+    if level.samples < MIN_SECONDS * rate:
+        raise BadAudio(Reason.TOO_SHORT, f"{level.samples / rate:.3f} s, expected at least {MIN_SECONDS} s")
+    level.check()
+    if resampler:
+        parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    waveform, gain = _to_int16(parts)
+    return waveform, AudioInfo(rate, channels, level.samples / rate, gain)
+
+
+def _to_int16(parts: list[np.ndarray]) -> tuple[np.ndarray, float]:
+    """int16, or float32 of full scale 1, [time] each → int16 [time], and the gain that was applied."""
+    gain = 1.0
+    if parts[0].dtype != np.int16:
+        gain = min(1.0, 32767.0 / (32768.0 * max(float(np.abs(part).max()) for part in parts if len(part))))
+        for number, part in enumerate(parts):
+            parts[number] = np.round(part * np.float32(32768.0 * gain)).astype(np.int16)
+    return np.concatenate(parts), gain

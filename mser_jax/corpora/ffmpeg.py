@@ -1,27 +1,36 @@
-"""Containers that libsndfile does not read (mp4, m4a, avi, webm, …), decoded by the program ffmpeg.
+"""What libsndfile does not read (mp4, m4a, avi, webm, …), decoded by the program ffmpeg.
 
-The program is the one on PATH, else the one that the PyPI package imageio-ffmpeg brings.
+The program is the one on PATH, else the one that the PyPI package imageio-ffmpeg brings. Recordings come from anywhere:
+ffmpeg is told the format, as some that it guesses open other files and hosts, and may open nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import struct
 import subprocess
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from typing import IO
 
-TIMEOUT_SECONDS = 120  # for one file; ten minutes of video take about two
+import numpy as np
 
-# First bytes -> container. An AVI is a RIFF file, as WAV is; an MPEG-4 or QuickTime file starts with a box of any size.
-_CONTAINERS = re.compile(
-    rb"RIFF....AVI |....(?:ftyp|moov|mdat|wide|free)|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|FLV|#!AMR|\x00\x00\x01\xba"
-    rb"|\xff[\xf1\xf9]",
-    re.DOTALL,
-)
+TIMEOUT_SECONDS = 120  # for one file, and a second for each MiB of it; ten minutes of video take about two
+MAX_MEMORY = 4 << 30  # bytes of address space
+MAX_BLOCK = 256 << 20  # bytes that a header may make it allocate at once
+MAX_ERRORS = 0.02  # share of packets that may not decode: the first of a piece that was cut out of a broadcast
+_TOLERANCE = 0.01  # share of the announced length that may be missing
+
+_BLOCK = 1 << 18  # samples of all channels together that are read at once
 # AVIs from recorders that could not go back to fill in the length.
 _STREAMED_SIZE = 0x7FFF_0000
 _NO_AUDIO = re.compile(r"matches no streams|does not contain any stream")
 _CUT_OFF = re.compile(r"partial file|ended prematurely|moov atom not found")
+_DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d\.\d+)")
 
 
 class MissingFfmpegError(RuntimeError):
@@ -40,48 +49,102 @@ class DecodingError(ValueError):
     """ffmpeg makes nothing of the file; the message says what it says."""
 
 
-def is_container(encoded: bytes) -> bool:
-    """Whether what starts so is for ffmpeg (MPEG-4, QuickTime, AVI, Matroska, ASF, FLV, AMR, MPEG, AAC)."""
-    return bool(_CONTAINERS.match(encoded))
-
-
-def to_wav(encoded: bytes) -> bytes:
-    """The first audio track of a file, as a WAV file (float32) at its own rate and with its own channels.
+@contextlib.contextmanager
+def decoded(encoded: bytes, demuxer: str) -> Iterator[tuple[int, int, Iterator[np.ndarray]]]:
+    """Decode the first audio track of a file at its own rate and with its own channels.
 
     Args:
-      encoded: the whole file.
+        encoded: the whole file.
+        demuxer: ffmpeg's name of its format.
+
+    Yields:
+        (rate in Hz, channels, blocks float32 [time, channels]). ffmpeg is ended when the context is left.
 
     Raises:
-      MissingFfmpegError: no ffmpeg here; says how to get it.
-      NoAudioError, CutOffError, DecodingError: as they say, the last one also where ffmpeg takes longer than
-        TIMEOUT_SECONDS (it is killed).
+        MissingFfmpegError: no ffmpeg here; says how to get it.
+        NoAudioError, CutOffError, DecodingError: as they say, also while the blocks are read; the last one also where
+            ffmpeg takes too long (it is killed).
+        OSError: no room for a temporary copy.
     """
     announced = int.from_bytes(encoded[4:8], "little") if encoded[:4] == b"RIFF" else 0
     if len(encoded) < 0.99 * announced < _STREAMED_SIZE:  # else ffmpeg gives what is there without a word
         raise CutOffError(f"{len(encoded)} of the announced {announced} bytes are there")
-    with tempfile.NamedTemporaryFile(
-        prefix="ffmpeg."
-    ) as file:  # MPEG-4 is not to be read from a pipe: no seeking there
+    # MPEG-4 is not to be read from a pipe: no seeking there.
+    with tempfile.NamedTemporaryFile(prefix="ffmpeg.") as file, tempfile.TemporaryFile() as said:
         file.write(encoded)
         file.flush()
-        command = [
-            *(program(), "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", "-i", file.name),
-            *("-map", "0:a:0", "-bitexact", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"),
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise DecodingError(f"ffmpeg was killed after {TIMEOUT_SECONDS} s") from error
-    said = done.stderr.decode(errors="replace")
-    if _NO_AUDIO.search(said):
-        raise NoAudioError("no audio track in it")
-    if cut := _CUT_OFF.search(said):
-        raise CutOffError(f"ffmpeg: {cut[0]}")
-    if done.returncode:
-        raise DecodingError(
-            f"ffmpeg: {(said.strip().splitlines() or ['no message'])[0].replace(file.name, 'the file')}"
+        limit = TIMEOUT_SECONDS + len(encoded) / 2**20
+        process = subprocess.Popen(
+            _command(file.name, demuxer), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
         )
-    return done.stdout
+        late = threading.Event()
+        killer = threading.Timer(limit, lambda: (late.set(), process.kill()))
+        try:
+            _limit_memory(process.pid)
+            killer.start()
+            head = process.stdout.read(24)
+            if len(head) < 24:
+                _check(process, said, late, None, file.name)
+                raise DecodingError("ffmpeg gives no audio")
+            offset, _, _, rate, channels = struct.unpack(">5I", head[4:])
+            process.stdout.read(offset - 24)
+
+            def blocks() -> Iterator[np.ndarray]:
+                frame, count = 4 * channels, 0
+                while data := process.stdout.read(frame * max(1, _BLOCK // channels)):
+                    block = np.frombuffer(data[: len(data) // frame * frame], ">f4").astype(np.float32)
+                    count += len(block) // channels
+                    yield block.reshape(-1, channels)
+                _check(process, said, late, count / rate, file.name)
+
+            yield rate, channels, blocks()
+        finally:
+            killer.cancel()
+            process.kill()
+            process.stdout.close()
+            process.wait()
+
+
+def _command(path: str, demuxer: str) -> list[str]:
+    return [
+        *(program(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", "-max_alloc", str(MAX_BLOCK)),
+        *("-max_error_rate", str(MAX_ERRORS), "-protocol_whitelist", "file,pipe", "-format_whitelist", demuxer),
+        *("-f", demuxer, "-threads", "1", "-i", f"file:{path}", "-map", "0:a:0", "-vn", "-sn", "-dn"),
+        *("-bitexact", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"),
+    ]
+
+
+def _limit_memory(pid: int) -> None:
+    if sys.platform == "linux":
+        import resource
+
+        with contextlib.suppress(OSError):  # it may have ended already
+            resource.prlimit(pid, resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+
+
+def _check(
+    process: subprocess.Popen[bytes], said: IO[bytes], late: threading.Event, seconds: float | None, path: str
+) -> None:
+    """Wait for the end of ffmpeg and raise what it says. seconds: of audio that it gave, None = nothing at all."""
+    code = process.wait()
+    said.seek(0)
+    words = said.read(1 << 20).decode(errors="replace").replace(path, "the file").replace("file:the", "the")
+    if late.is_set():
+        raise DecodingError(f"ffmpeg was killed after more than {TIMEOUT_SECONDS} s")
+    errors = [line for line in words.splitlines() if re.search(r"\[(?:error|fatal|panic)\]", line)]
+    if _NO_AUDIO.search(words):
+        raise NoAudioError("no audio track in it")
+    if cut := _CUT_OFF.search("\n".join(errors)):
+        raise CutOffError(f"ffmpeg: {cut[0]}")
+    if code:
+        message = re.sub(r"\[[^]]*\] ?", "", errors[0]).strip() if errors else f"ended with code {code}"
+        raise DecodingError(f"ffmpeg: {message}")
+    length = _DURATION.search(words)
+    # Beside a picture or another track the longest one is what is announced.
+    if seconds is not None and length and words.count(" Stream #0:") == 2 and "Estimating duration" not in words:
+        whole = int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3])
+        if seconds < (1 - _TOLERANCE) * whole - 0.1:
+            raise CutOffError(f"{seconds:.2f} of the announced {whole:.2f} s are there")
 
 
 def program() -> str:

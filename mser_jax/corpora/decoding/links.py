@@ -1,0 +1,51 @@
+"""FLAC and Ogg: files that were joined, of which decoders read the first, and files that were cut off."""
+
+from __future__ import annotations
+
+import re
+
+from mser_jax.corpora.decoding.errors import BadAudio, Reason
+
+_FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_FIRST_PAGE, _LAST_PAGE = 2, 4
+
+
+def flac(encoded: bytes) -> list[bytes]:
+    """Split a file into the FLAC files that it is made of."""
+    starts = [match.start() for match in _FLAC_START.finditer(encoded)] or [0]
+    return [encoded[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True)]
+
+
+def flac_frames(encoded: bytes) -> int:
+    """Read how many samples a FLAC file announces, 0 = unknown."""
+    return int.from_bytes(encoded[21:26], "big") & (1 << 36) - 1
+
+
+def flac_of_unknown_length(encoded: bytes) -> bytes:
+    """Remove the announced number of samples."""
+    return encoded[:21] + bytes([encoded[21] & 0xF0]) + bytes(4) + encoded[26:]
+
+
+def ogg(encoded: bytes) -> list[bytes] | None:
+    """Split a file into the Ogg streams that follow each other in it; None where some run side by side (video).
+
+    Raises:
+        BadAudio: the file ends within a page.
+    """
+    starts: list[int] = []
+    position, in_headers, flags, is_whole = encoded.find(b"OggS"), False, 0, True
+    while 0 <= position <= len(encoded) - 27:
+        flags, segments = encoded[position + 5], encoded[position + 26]
+        table = encoded[position + 27 : position + 27 + segments]
+        stop = position + 27 + segments + sum(table)
+        is_whole = stop <= len(encoded)
+        if flags & _FIRST_PAGE:
+            if in_headers:
+                return None
+            starts.append(position)
+        in_headers = bool(flags & _FIRST_PAGE)
+        position = encoded.find(b"OggS", stop if encoded[stop : stop + 4] == b"OggS" else position + 4)
+    if not is_whole and not flags & _LAST_PAGE:
+        raise BadAudio(Reason.TRUNCATED, "the file ends within a page of Ogg")
+    starts = starts or [0]
+    return [encoded[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True)]
