@@ -122,8 +122,8 @@ def answers(predictor: Predictor, files: Sequence[str]) -> Iterator[Recording | 
     for file in files:
         try:
             queue.append(predictor.add(file))
-        except (audio_check.BadAudio, ffmpeg.MissingFfmpegError) as error:
-            queue.append((file, str(error)))
+        except (audio_check.BadAudio, ffmpeg.MissingFfmpegError, OSError) as error:
+            queue.append((file, storage.explain(error) or str(error)))
         while queue and (isinstance(queue[0], tuple) or queue[0].answer is not None):
             yield queue.pop(0)
     predictor.finish()

@@ -61,9 +61,9 @@ def load(audio: os.PathLike | str | bytes | np.ndarray, sampling_rate: int = 0) 
 
     Raises:
       BadAudio: missing, no regular file, empty, unreadable (no or a broken audio format), truncated by more than 1 %,
-        video without sound, an array of another type, order of axes or scale, NaN or infinite samples, peak below −60 dBFS, channels that cancel each other, shorter than
-        0.1 s, longer than a day or than its bytes allow, or a rate outside 8–96 kHz. Nothing else where the content is
-        at fault.
+        video without sound, an array of another type, order of axes or scale, NaN or infinite samples, peak below
+        −60 dBFS, channels that cancel each other, shorter than 0.1 s, longer than a day or than its bytes allow, or a
+        rate outside 8–96 kHz. Nothing else where the content is at fault.
       MissingFfmpegError: the file needs ffmpeg, and there is none; names the file.
       OSError: the storage fails, or refuses. Also what the library of a remote storage raises.
     """

@@ -25,11 +25,13 @@ MAX_BLOCK = 256 << 20  # bytes that a header may make it allocate at once
 MAX_ERRORS = 0.02  # share of packets that may not decode: the first of a piece that was cut out of a broadcast
 _TOLERANCE = 0.01  # share of the announced length that may be missing
 
-_BLOCK = 1 << 18  # samples of all channels together that are read at once
+_BLOCK = 1 << 16  # samples of all channels together that are read at once
 # AVIs from recorders that could not go back to fill in the length.
 _STREAMED_SIZE = 0x7FFF_0000
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _NO_AUDIO = re.compile(r"matches no streams|does not contain any stream")
-_CUT_OFF = re.compile(r"partial file|ended prematurely|moov atom not found")
+_CUT_OFF = re.compile(r"partial file|ended prematurely|moov atom not found|Error during demuxing")
+_STREAM = re.compile(r"Stream #0:\d+\S*: \w")  # of the input and of the output
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d\.\d+)")
 
 
@@ -66,8 +68,8 @@ def decoded(encoded: bytes, demuxer: str) -> Iterator[tuple[int, int, Iterator[n
             ffmpeg takes too long (it is killed).
         OSError: no room for a temporary copy.
     """
-    announced = int.from_bytes(encoded[4:8], "little") if encoded[:4] == b"RIFF" else 0
-    if len(encoded) < 0.99 * announced < _STREAMED_SIZE:  # else ffmpeg gives what is there without a word
+    announced = _announced_bytes(encoded)
+    if len(encoded) < (1 - _TOLERANCE) * announced:  # else ffmpeg gives what is there without a word
         raise CutOffError(f"{len(encoded)} of the announced {announced} bytes are there")
     # MPEG-4 is not to be read from a pipe: no seeking there.
     with tempfile.NamedTemporaryFile(prefix="ffmpeg.") as file, tempfile.TemporaryFile() as said:
@@ -103,6 +105,16 @@ def decoded(encoded: bytes, demuxer: str) -> Iterator[tuple[int, int, Iterator[n
             process.kill()
             process.stdout.close()
             process.wait()
+
+
+def _announced_bytes(encoded: bytes) -> int:
+    """How long an AVI or ASF file says that it is; 0 where it, or another, does not."""
+    if encoded[:4] == b"RIFF":
+        announced = int.from_bytes(encoded[4:8], "little")
+        return announced if announced < _STREAMED_SIZE else 0
+    found = encoded.find(_ASF_PROPERTIES, 0, 1 << 16)
+    is_broadcast = found >= 0 and encoded[found + 88 : found + 89] != b"\0" and encoded[found + 88] & 1
+    return 0 if found < 0 or is_broadcast else int.from_bytes(encoded[found + 40 : found + 48], "little")
 
 
 def _command(path: str, demuxer: str) -> list[str]:
@@ -141,7 +153,7 @@ def _check(
         raise DecodingError(f"ffmpeg: {message}")
     length = _DURATION.search(words)
     # Beside a picture or another track the longest one is what is announced.
-    if seconds is not None and length and words.count(" Stream #0:") == 2 and "Estimating duration" not in words:
+    if seconds is not None and length and len(_STREAM.findall(words)) == 2 and "Estimating duration" not in words:
         whole = int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3])
         if seconds < (1 - _TOLERANCE) * whole - 0.1:
             raise CutOffError(f"{seconds:.2f} of the announced {whole:.2f} s are there")

@@ -29,7 +29,7 @@ _SIGNATURES: tuple[tuple[bytes, Decoder, str], ...] = (
     (rb"OggS", Decoder.FFMPEG, "ogg"),  # Speex, FLAC, Theora
     (rb"caff", Decoder.LIBSNDFILE, "caf"),
     (rb"NIST_1A\n", Decoder.LIBSNDFILE, "nistsphere"),
-    (rb"Creative Voice File\x1a", Decoder.LIBSNDFILE, "voc"),
+    (rb"Creative Voice File\x1a", Decoder.FFMPEG, "voc"),  # libsndfile takes headers between blocks for samples
     (rb"PVF1\n", Decoder.LIBSNDFILE, "pvf"),
     (rb" paf|fap ", Decoder.LIBSNDFILE, "paf"),
     (rb"\x64\xa3[\x00-\x04]\x00|\x00[\x00-\x04]\xa3\x64", Decoder.LIBSNDFILE, "ircam"),
@@ -45,6 +45,9 @@ _SIGNATURES: tuple[tuple[bytes, Decoder, str], ...] = (
     (rb"\x47.{187}\x47.{187}\x47", Decoder.FFMPEG, "mpegts"),
     (rb"\xff[\xf0\xf1\xf8\xf9]", Decoder.FFMPEG, "aac"),
     (rb"\x56[\xe0-\xff]", Decoder.FFMPEG, "loas"),
+    (rb"\.SoX|XoS\.", Decoder.FFMPEG, "sox"),
+    (rb"nut/multimedia container\0", Decoder.FFMPEG, "nut"),
+    (rb"\xb7\xd8\x00\x20\x37\x49\xda\x11", Decoder.FFMPEG, "wtv"),
     (rb"\.RMF", Decoder.FFMPEG, "rm"),
     (rb"wvpk", Decoder.FFMPEG, "wv"),
     (rb"MAC ", Decoder.FFMPEG, "ape"),
@@ -103,15 +106,21 @@ def advice(encoded: bytes) -> str:
 
 
 def without_tags(encoded: bytes) -> bytes:
-    """Remove ID3v2 tags before and ID3v1, APE tags and zeros after the recording."""
-    start, end = 0, len(encoded)
+    """Remove the ID3v2 tags before a recording, which any format may have."""
+    start = 0
     while encoded[start : start + 3] == b"ID3" and len(encoded) >= start + 10:
         size = 0
         for byte in encoded[start + 6 : start + 10]:
             size = size << 7 | byte & 0x7F
         start += 10 + size + (10 if encoded[start + 5] & 0x10 else 0)
-    if start == 0:
-        return encoded  # what follows a tag is not always its format's own end
-    if start >= end:
-        start = 10  # a tag of a wrong size
-    return encoded[start:end]
+    return encoded[start if start < len(encoded) else 10 :] if start else encoded
+
+
+def without_last_tags(encoded: bytes) -> bytes:
+    """Remove the ID3v1 and APE tags after a recording."""
+    if encoded[-128:-125] == b"TAG":
+        encoded = encoded[:-128]
+    if encoded[-32:-24] == b"APETAGEX":
+        has_header = encoded[-9] & 0x80
+        encoded = encoded[: -int.from_bytes(encoded[-20:-16], "little") - (32 if has_header else 0)]
+    return encoded

@@ -15,7 +15,7 @@ from mser_jax.corpora import ffmpeg
 from mser_jax.corpora.decoding import chunked, content, links, mp3
 from mser_jax.corpora.decoding.errors import BadAudio, Reason
 
-BLOCK = 1 << 18  # samples of all channels together that are read at once
+BLOCK = 1 << 16  # samples of all channels together that are read at once
 # WAVE_FORMAT_…: MPEG, MPEGLAYER3; and PCM, ADPCM, float, A-law, µ-law, IMA, GSM 6.10, NMS, G.721, G.723, EXTENSIBLE; 0
 # is for files without a format, of which libsndfile says what is wrong.
 _WAVE_MPEG = (0x50, 0x55)
@@ -96,7 +96,7 @@ def _by_libsndfile(encoded: bytes, demuxer: str) -> Sound:
     if demuxer == "mp3":
         return _mpeg(encoded)
     if demuxer == "flac":
-        return _joined([_flac(part) for part in links.flac(encoded)])
+        return _joined([_flac(part) for part in links.flac(content.without_last_tags(encoded))])
     if demuxer == "ogg":
         if (parts := links.ogg(encoded)) is None:
             raise _ForFfmpegError

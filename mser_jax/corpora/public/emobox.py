@@ -6,11 +6,10 @@ Facts: Ma et al. 2024 and https://github.com/emo-box/EmoBox at 08280f2 (data/NAM
 import dataclasses
 from collections.abc import Iterator
 
-import soundfile
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import emobox_lists, emotions, folds, public, registry
+from mser_jax.corpora import audio_check, emobox_lists, emotions, folds, public, registry
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -94,11 +93,16 @@ class Emobox(PublicCorpus):
                     id="", audio=b"", corpus=ours or corpus, speaker="",
                     language=facts.languages[0] if facts else language, license=facts.license if facts else license_,
                 )  # fmt: skip
+            try:
+                sound = _sound(recordings, entry)
+            except audio_check.BadAudio as bad:
+                yield LeftOut(entry.path, str(bad.reason), bad.detail)
+                continue
             word = self._lists.labels.get(entry.emotion, entry.emotion)
             merged = emotions.canonical(entry.emotion)[1] is not None
             yield dataclasses.replace(
                 raw, id=entry.name, origin=entry.path, emotion_native=entry.emotion if merged else word,
-                emotion=None, votes="", split=entry.split if self._is_official else "", **_sound(recordings, entry),
+                emotion=None, votes="", split=entry.split if self._is_official else "", **sound,
             )  # fmt: skip
 
     @property
@@ -112,7 +116,5 @@ def _sound(recordings: epath.Path, entry: emobox_lists.Entry) -> dict[str, objec
     path = recordings / entry.path
     if not entry.end or not path.exists():
         return {"audio": path}
-    with path.open("rb") as stream, soundfile.SoundFile(stream) as file:
-        file.seek(round(entry.start * file.samplerate))
-        samples = file.read(round((entry.end - entry.start) * file.samplerate), dtype="int16", always_2d=True)
-        return {"audio": samples, "sampling_rate": file.samplerate}
+    samples, rate = audio_check.excerpt(path, entry.start, entry.end)
+    return {"audio": samples, "sampling_rate": rate}

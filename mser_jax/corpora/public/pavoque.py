@@ -6,12 +6,11 @@ Facts: Steiner et al. 2013 and https://github.com/marytts/pavoque-data (files, a
 
 from collections.abc import Iterator
 
-import soundfile
 import tensorflow_datasets as tfds
 import yaml
 from etils import epath
 
-from mser_jax.corpora import source
+from mser_jax.corpora import audio_check, source
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -43,20 +42,19 @@ class Pavoque(PublicCorpus):
                     raise FileNotFoundError(f"{folder}: {annotation.name} but no {name}. Get it: {self.FACTS.obtain}")
                 yield LeftOut(annotation.name, "outtakes without sound", on_purpose=True)
                 continue
-            with sounds[0].open("rb") as stream, soundfile.SoundFile(stream) as file:
-                for line in yaml.load(annotation.read_text(encoding="utf-8"), yaml.CBaseLoader):
-                    first, last = (round(float(line[end]) * file.samplerate) for end in ("start", "end"))
-                    if last > file.frames:
-                        yield LeftOut(line["prompt"], "truncated", f"{name} ends before {line['end']} s")
-                        continue
-                    file.seek(first)
-                    yield self.raw(
-                        id=f"{line['prompt']}-{line['style']}",
-                        audio=file.read(last - first, dtype="int16", always_2d=True),
-                        sampling_rate=file.samplerate,
-                        speaker="Stefan Röttig",
-                        gender="male",
-                        emotion_native=line["style"],
-                        transcript=line["text"],
-                        origin=f"{name} {line['start']}–{line['end']} s",
-                    )
+            for line in yaml.load(annotation.read_text(encoding="utf-8"), yaml.CBaseLoader):
+                try:
+                    samples, rate = audio_check.excerpt(sounds[0], float(line["start"]), float(line["end"]))
+                except audio_check.BadAudio as bad:
+                    yield LeftOut(line["prompt"], str(bad.reason), f"{name}: {bad.detail}")
+                    continue
+                yield self.raw(
+                    id=f"{line['prompt']}-{line['style']}",
+                    audio=samples,
+                    sampling_rate=rate,
+                    speaker="Stefan Röttig",
+                    gender="male",
+                    emotion_native=line["style"],
+                    transcript=line["text"],
+                    origin=f"{name} {line['start']}–{line['end']} s",
+                )
