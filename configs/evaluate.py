@@ -16,7 +16,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.step = -1  # -1 is the newest
     config.mesh, config.precision, config.distributed = base.mesh, base.precision, base.distributed
     cache = {"feature_cache": "", "feature_dtype": "float16"}  # as in configs/stage1.py
-    config.data = ConfigDict({"corpora": "", "data_dir": "", "labels": "", "num_threads": 2, **cache})
+    reading = {"num_threads": 2, "max_unreadable": 0.01}
+    config.data = ConfigDict({"corpora": "", "data_dir": "", "labels": "", **reading, **cache})
     evaluation = common.evaluation()
     for key in ("every", "corpora"):
         del evaluation[key]

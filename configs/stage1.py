@@ -92,6 +92,9 @@ def _data() -> ConfigDict:
             # records, else a directory. float32 is exact and twice as large.
             "feature_cache": "",
             "feature_dtype": "float16",
+            # Share of the records that may turn out not to be decodable, in training and in evaluation: they are
+            # skipped and counted. More of them end the run; one record never does.
+            "max_unreadable": 0.01,
             "num_workers": 0,  # processes; 0 is threads
             "num_threads": 2,
             "prefetch": 4,

@@ -76,7 +76,7 @@ def merged_config(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
     out.evaluate.corpora = config.data.corpora or trained.evaluate.corpora or trained.data.corpora
     out.data.data_dir = config.data.data_dir or trained.data.data_dir
     out.data.labels = config.data.labels or trained.data.get("labels", "")
-    for key in ("num_threads", "feature_cache", "feature_dtype"):
+    for key in ("num_threads", "max_unreadable", "feature_cache", "feature_dtype"):
         out.data[key] = config.data[key]
     # What was kept from training is what this is for: the filters of training do not apply.
     for key, value in config.evaluate.items():

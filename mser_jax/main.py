@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     # Not above: what is wrong with a command line is said at once, not after seconds of importing jax.
     from mser_jax import evaluate, storage, train
     from mser_jax.checkpoint import CheckpointError
+    from mser_jax.data.unreadable import TooManyUnreadableError
     from mser_jax.parallel import distributed
 
     logging.set_verbosity(logging.INFO)
@@ -54,7 +55,9 @@ def main(argv: Sequence[str]) -> None:
             workdir=workdir,
         ):  # fmt: skip
             {"train": train.run, "evaluate": evaluate.run}[config.task](config, workdir)
-    except (config_lib.ConfigError, CheckpointError, FloatingPointError) as error:
+    except (
+        config_lib.ConfigError, CheckpointError, FloatingPointError, TooManyUnreadableError, storage.StorageError,
+    ) as error:  # fmt: skip
         raise SystemExit("\n".join(filter(None, (f"error: {error}", storage.explain(error))))) from error
     except Exception as error:
         if advice := storage.explain(error) or _no_room(error):

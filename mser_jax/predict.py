@@ -32,6 +32,7 @@ from mser_jax import evaluate, storage
 from mser_jax.checkpoint import CheckpointError
 from mser_jax.corpora import audio_check, emotions, ffmpeg
 from mser_jax.data import audio, device, prompts
+from mser_jax.evaluation import finite
 from mser_jax.parallel import sharding
 from mser_jax.stages.base import Scorer
 
@@ -151,6 +152,7 @@ def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[...,
 
     Raises:
         ConfigError: there is no such run, or it cannot be asked for these labels. CheckpointError: it cannot be read.
+        NotFiniteError: from the function, where NaN comes out.
     """
     checkpoint = evaluate.open_checkpoint(run, step, _for_files)
     with jax.set_mesh(checkpoint.mesh):
@@ -161,7 +163,9 @@ def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[...,
         with jax.set_mesh(checkpoint.mesh):
             found = [predictor.add_samples("", samples, seconds) for samples, seconds in loaded]
             predictor.finish()
-        return np.stack([recording.answer for recording in found]) if found else np.zeros((0, len(labels)))
+        answers = np.stack([recording.answer for recording in found]) if found else np.zeros((0, len(labels)))
+        finite.check(answers, "waveforms' probabilities", params=checkpoint.params)
+        return answers
 
     return score
 
@@ -180,6 +184,7 @@ def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, 
 
     Raises:
         ConfigError: the labels or languages cannot be.
+        CheckpointError: its parameters are not finite.
     """
     begin = time.perf_counter()
     with config_lib.blame("labels"):
@@ -199,6 +204,12 @@ def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, 
             failed += 1
             print(f"error: {found[0]}: {found[1]}", file=sys.stderr, flush=True)
             continue
+        if not np.isfinite(found.answer).all():
+            if broken := finite.why_broken(checkpoint.params):
+                raise CheckpointError(f"{checkpoint.run}, step {checkpoint.step}: {broken}")
+            failed += 1
+            print(f"error: {found.file}: its probabilities are not finite (NaN)", file=sys.stderr, flush=True)
+            continue
         seconds += found.seconds
         line = {
             "file": found.file,
@@ -209,7 +220,7 @@ def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, 
             "stage": checkpoint.config.stage,
             "checkpoint": str(checkpoint.run),
         }
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        print(json.dumps(line, ensure_ascii=False, allow_nan=False), flush=True)
     _say_how_fast(len(files) - failed, failed, seconds, time.perf_counter() - begin, predictor.compile_seconds)
     return failed
 

@@ -26,8 +26,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A pure (state, batch) -> (state, metrics).
 
-    When the loss or the gradient norm is not finite, parameters and moments stay as they were, `skipped` is 1 and the
-    step still counts, so that the next step sees the next batch.
+    When the loss or the gradient norm is not finite, or the batch holds nothing (weight 0: moments and weights would
+    decay for it), parameters and moments stay as they were, `skipped` is 1 and the step still counts, so that the next
+    step sees the next batch.
 
     `accumulate`: the batch is taken in so many parts, one after the other. Their sums are added up and divided once, so
     the result is that of the whole batch, for losses that are sums over rows. The batch must divide.
@@ -60,10 +61,10 @@ def make_train_step(
             )
             zeros = jax.tree.map(_zeros, shapes)
             ((total, weight, metrics), grads), _ = jax.lax.scan(add_one, zeros, parts)
-        weight = jnp.maximum(weight, 1.0)
+        weight, holds_some = jnp.maximum(weight, 1.0), weight > 0
         loss, grads = total / weight, jax.tree.map(lambda grad: grad / weight, grads)
         grad_norm = optax.global_norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & holds_some
         updates, optimizer = tx.update(grads, state.optimizer, state.trainable, finite=finite)
         trainable = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), optax.apply_updates(state.trainable, updates), state.trainable

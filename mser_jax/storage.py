@@ -11,14 +11,22 @@ import contextlib
 import os
 import pathlib
 import re
+import time
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import aiohttp
 import fsspec
+from absl import logging
 from etils import epath
 
+T = TypeVar("T")
+# Seconds before the second, third, … attempt to read: a server that restarts, or a network that comes back.
+PAUSES = (1.0, 4.0, 15.0)
+# Their errors are of no common kind.
+_LIBRARIES = frozenset({"aiohttp", "fsspec", "gcsfs", "google", "requests", "s3fs", "tensorstore", "urllib3"})
 # Seconds without a byte until a request is given up and sent again; a long transfer that moves may take its time.
 SILENCE_SECONDS = 60
 # How tensorstore, array_record and gcsfs speak of a request, and what Google asks for it.
@@ -36,6 +44,43 @@ def _set_up() -> None:
 
 
 _set_up()
+
+
+class StorageError(OSError):
+    """Storage that did not answer, attempt after attempt; the message says what was asked of it."""
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Tell trouble with storage (or its library) from a mistake of the program.
+
+    array_record raises RuntimeError for all that goes wrong with a file, gcsfs and aiohttp kinds of their own.
+    """
+    if isinstance(error, (NotImplementedError, RecursionError)):
+        return False
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, (OSError, EOFError, RuntimeError)) or library in _LIBRARIES
+
+
+def retried(read: Callable[[], T], what: str) -> T:
+    """Read, again after each of PAUSES where the storage fails; the value of `read`.
+
+    Raises:
+        StorageError: the last attempt failed too; names `what`. Errors that are not the storage's come as they are.
+    """
+    for attempt, pause in enumerate((*PAUSES, None), 1):
+        try:
+            return read()
+        except Exception as error:
+            if not is_trouble(error):
+                raise
+            told = explain(error) or f"{type(error).__name__}: {str(error)[:300]}"
+            if pause is None:
+                raise StorageError(
+                    f"{what} cannot be read, {attempt} attempts in {sum(PAUSES):.0f} s: {told}"
+                ) from error
+            logging.warning("%s: attempt %d failed, the next in %g s: %s", what, attempt, pause, told)
+        time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def is_remote(path: epath.PathLike) -> bool:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import optim, stages, state, step, storage
 from mser_jax.checkpoint import CONTENTS, Checkpoints
+from mser_jax.data.unreadable import TooManyUnreadableError
 from mser_jax.parallel import distributed, preemption, sharding
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages.base import Batch, Evaluator, Stage
@@ -95,6 +96,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         ConfigError: the config cannot run; the message says what to change.
         Preempted: a signal asked to stop; the state is saved (exit code 75).
         FloatingPointError: the loss was not finite `train.max_skipped` times in a row.
+        TooManyUnreadableError: more recordings than `data.max_unreadable` cannot be decoded.
+        StorageError: the data cannot be read.
     """
     if not workdir:
         raise config_lib.ConfigError("--workdir=DIR is missing: where checkpoints, metrics and results are kept")
@@ -174,7 +177,7 @@ class Loop:
         start = int(train_state.step)
         self._writer = MetricWriter(self.workdir, start)
         self.stage.prepare(train_state.params, self.mesh, self._stop_preparing)
-        batches = self.stage.batches(start, self.mesh)
+        self._batches = self.stage.batches(start, self.mesh)
         pending: tuple[int, dict[str, jax.Array], Batch] | None = None
         try:
             for number in range(start, total):
@@ -184,7 +187,7 @@ class Loop:
                         self._log(*pending)
                         pending = None
                     self._between_steps(number, train_state)
-                batch = next(batches)
+                batch = next(self._batches)
                 self._watchdog.beat(f"dispatching step {number + 1}")
                 train_state, metrics = train_step(train_state, batch)
                 if pending:
@@ -194,14 +197,16 @@ class Loop:
                     break
             if pending:
                 self._log(*pending)
-        except FloatingPointError:
-            # Skipped steps left the parameters as they were: they are worth keeping.
-            self._writer.flush()
-            self._checkpoints.save(train_state, self._metadata)
-            self._checkpoints.close()
+        except (FloatingPointError, storage.StorageError, TooManyUnreadableError) as error:
+            # Skipped steps left the parameters as they were: they are worth keeping. What one of several processes
+            # could not read, the others know nothing of, and a save is everybody's.
+            if not isinstance(error, storage.StorageError) or jax.process_count() == 1:
+                self._writer.flush()
+                self._checkpoints.save(train_state, self._metadata)
+                self._checkpoints.close()
             raise
         finally:
-            batches.close()
+            self._batches.close()
             # Whatever happened: a save that is under way is finished.
             self._checkpoints.wait()
         self._finish(train_state, total)
@@ -298,7 +303,15 @@ class Loop:
     def _watch(self, number: int, values: dict[str, float], batch: Batch) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
         if values["skipped"]:
-            logging.warning("Step %d skipped: loss %s, gradient norm %s", number, values["loss"], values["grad_norm"])
+            told = "loss {loss}, gradient norm {grad_norm}" if values["examples"] else "no utterance could be decoded"
+            logging.warning("Step %d skipped: %s", number, told.format(**values))
+        if values.get("unreadable"):
+            self._batches.check(batch)
+        if self._skipped_in_a_row >= self.config.train.max_skipped and not values["examples"]:
+            raise TooManyUnreadableError(
+                f"No utterance of the last {self._skipped_in_a_row} batches could be decoded, up to step {number}. The "
+                f"parameters are those before. In the last batch: {', '.join(self.stage.names(batch)[:5])}"
+            )
         if self._skipped_in_a_row >= self.config.train.max_skipped:
             raise FloatingPointError(
                 f"The loss or its gradient was not finite {self._skipped_in_a_row} steps in a row, up to {number}. "

@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from mser_jax.corpora.audio_check import BadAudio, Reason
+
 SAMPLE_RATE = 16_000  # Hz, everywhere after decoding
 
 FULL_SCALE = 32_767
@@ -56,9 +58,20 @@ def decode(data: bytes) -> np.ndarray:
     """An encoded audio file -> int16 [samples], mono, 16 kHz (channels averaged, other rates by soxr VHQ).
 
     Raises:
-        soundfile.LibsndfileError: not an audio file that libsndfile reads, or a damaged one.
-        ValueError: no samples, or fewer than its header promises.
+        BadAudio: not an audio file that libsndfile reads, a damaged one, no samples, or fewer than its header promises.
     """
+    if not data:
+        raise BadAudio(Reason.EMPTY, "0 bytes")
+    try:
+        return _decode(data)
+    except soundfile.LibsndfileError as error:
+        reason = Reason.TRUNCATED if "lost sync" in str(error) else Reason.UNREADABLE
+        raise BadAudio(reason, f"libsndfile: {error.error_string}") from error
+    except (soundfile.SoundFileError, ValueError, OverflowError, MemoryError) as error:  # a header that lies
+        raise BadAudio(Reason.UNREADABLE, f"{type(error).__name__}: {error}") from error
+
+
+def _decode(data: bytes) -> np.ndarray:
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         rate, promised = file.samplerate, file.frames
         if file.channels == 1 and file.subtype == "PCM_16":
@@ -67,7 +80,8 @@ def decode(data: bytes) -> np.ndarray:
             channels = np.nan_to_num(file.read(dtype="float32", always_2d=True))
             samples = to_int16(channels.mean(axis=1, dtype=np.float64) * FULL_SCALE)
     if len(samples) == 0 or len(samples) < promised:
-        raise ValueError(f"{len(samples)} samples decoded, its header promises {promised}")
+        reason = Reason.TRUNCATED if len(samples) else Reason.EMPTY
+        raise BadAudio(reason, f"{len(samples)} samples decoded, its header promises {promised}")
     return samples if rate == SAMPLE_RATE else _resample(samples, rate, SAMPLE_RATE, "VHQ")
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mser_jax.corpora.build_lock import build_lock
 from mser_jax.corpora.shards import OPTIONS
-from mser_jax.data import audio, feature_cache, mixture, pipeline
+from mser_jax.data import audio, feature_cache, mixture, pipeline, unreadable
 from mser_jax.data.feature_cache import FeatureSpec
 from mser_jax.data.sources import MixtureTable
 
@@ -68,8 +68,8 @@ def build(
 ) -> None:
     """Computes and writes the features of every record of `table`, which is one whole corpus.
 
-    Of two processes at once the second waits and finds them. An unreadable record is logged and kept empty. What a
-    build that ended early had finished is used when everything that decides its shards is as it was.
+    Of two processes at once the second waits and finds them. Where a record cannot be decoded the reason is kept. What
+    a build that ended early had finished is used when everything that decides its shards is as it was.
 
     Args:
         table: all records of one source, in their order.
@@ -85,7 +85,7 @@ def build(
     Raises:
         Stopped: `stop` said so.
         ValueError: the disk has not that much free.
-        OSError: it became full.
+        OSError: it became full, or the recordings cannot be read (StorageError).
     """
     plan = mixture.evaluation_plan(table, mixture.MixtureOptions(length_classes=length_classes), batch_size=batch_size)
     batch_rows = [plan[i].rows[plan[i].rows >= 0] for i in range(len(plan))]
@@ -106,8 +106,11 @@ def build(
                     table, batch_size=batch_size, length_classes=length_classes, read=read, start=shards.start
                 ) as batches:
                     shards.write(_records(batches, encode, key["dtype"], bar, stop))
-                if batches.failed:
-                    logging.warning("%s: %d recordings could not be read; kept empty", folder, batches.failed)
+                if batches.unreadable:
+                    logging.warning(
+                        "%s: %d recordings cannot be decoded (%s); kept as such", folder, len(batches.unreadable),
+                        unreadable.by_reason(batches.unreadable.values()),
+                    )  # fmt: skip
         shards.finish(folder, key)
 
 
@@ -121,7 +124,9 @@ def _records(
         states, num_frames = encode(batch)
         rows = np.flatnonzero(batch["record"] >= 0)
         yield [
-            feature_cache.pack(states[i, : num_frames[i]], batch["num_samples"][i], dtype) if batch["valid"][i] else b""
+            feature_cache.pack(states[i, : num_frames[i]], batch["num_samples"][i], dtype)
+            if batch["valid"][i]
+            else feature_cache.pack_reason(unreadable.CODES[batch["reason"][i]])
             for i in rows
         ]
         bar.update(len(rows))

@@ -7,8 +7,8 @@ to. feature_build.py writes a folder; it takes its name when it is complete.
   key.json               {"key": {…}, "records": n, "shards": {file: [records, bytes]}}
   rows.npy               int64 [n]: where the record at each position of the corpus lies among the features
   features-*.array_record
-Record: num_samples int32, then states [T, L + 1, D] of the key's dtype, row-major, little-endian; empty where the
-recording could not be read.
+Record: num_samples int32, then states [T, L + 1, D] of the key's dtype, row-major, little-endian. Where the recording
+could not be decoded: -1 and the reason.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from etils import epath
 
 from mser_jax import storage
 from mser_jax.corpora import shard_cache
+from mser_jax.corpora.audio_check import BadAudio, Reason
 from mser_jax.data import audio
 from mser_jax.data.sources import MixtureTable, Source
 
@@ -153,6 +154,11 @@ def pack(states: np.ndarray, num_samples: int, dtype: str) -> bytes:
     return np.array(num_samples, _NUM_SAMPLES).tobytes() + states.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
 
 
+def pack_reason(reason: str) -> bytes:
+    """The record of an utterance that could not be decoded: why."""
+    return np.array(-1, _NUM_SAMPLES).tobytes() + reason.encode()
+
+
 class CachedFeatures:
     """Random access from a row of a MixtureTable to its states. Picklable; safe in threads."""
 
@@ -174,6 +180,7 @@ class CachedFeatures:
         """
         self.frame, self.frames, self._last = frame, dict(frames), last_frames
         self._data, rows = [], np.empty(len(table), np.int64)
+        self._folders = [str(folder) for folder in folders]
         for number, folder in enumerate(folders):
             told = json.loads((folder / KEY_FILE).read_text())
             self._data.append(ArrayRecordDataSource([str(folder / name) for name in told["shards"]]))
@@ -187,13 +194,19 @@ class CachedFeatures:
         """States [T, L + 1, D] (read-only), and the samples of audio that they were made from.
 
         Raises:
-            ValueError: the recording could not be read when the features were made.
+            BadAudio: the recording could not be decoded when the features were made.
+            StorageError: the features cannot be read, attempt after attempt.
         """
-        record = self._data[self._source[row]][int(self._rows[row])]
-        if not record:
-            raise ValueError("the recording could not be read when its features were made")
+        data, position = self._data[self._source[row]], int(self._rows[row])
+        record = storage.retried(
+            lambda: data[position], f"Features, record {position} of {self._folders[self._source[row]]}"
+        )
+        num_samples = int(np.frombuffer(record, _NUM_SAMPLES, 1)[0]) if record else -1
+        if num_samples < 0:  # empty: kept so by earlier versions, whatever the reason was
+            reason = record[_NUM_SAMPLES.itemsize :].decode() or Reason.UNREADABLE
+            raise BadAudio(Reason(reason), "found when its features were made")
         states = np.frombuffer(record, self.dtype, offset=_NUM_SAMPLES.itemsize)
-        return states.reshape(-1, *self.frame), int(np.frombuffer(record, _NUM_SAMPLES, 1)[0])
+        return states.reshape(-1, *self.frame), num_samples
 
     def cut(self, states: np.ndarray, frames: int) -> np.ndarray:
         """States [T, …] -> the middle of them and the last frames, at most `frames` in all."""

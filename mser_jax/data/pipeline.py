@@ -7,7 +7,8 @@ Batch (n = this process's rows, samples = the length class of the step):
 With features (feature_cache.py) instead of waveform: states [n, T, layers + 1, D] (T = the frames of the class),
   num_frames int32 [n]. What is longer than the class is cut to its middle, in samples or in frames.
 Rows with valid False (padding, or a record that could not be decoded) are silence of full length and carry no
-label: nothing downstream then averages over an empty row.
+label: nothing downstream then averages over an empty row. `reason` int8 [n] says why (unreadable.CODES), 0 elsewhere.
+Storage that cannot be read is another matter: it raises StorageError, out of workers and threads.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import grain
 import numpy as np
 from absl import logging
 
-from mser_jax.data import audio, mixture, prompts
+from mser_jax import storage
+from mser_jax.corpora.audio_check import BadAudio
+from mser_jax.data import audio, mixture, prompts, unreadable
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.data.sources import MixtureTable, RecordSource, Vocabularies
 
 Batch = dict[str, np.ndarray]
-# Puts the speech of row i of a plan into row i of a batch; whatever it raises is what is wrong with the record.
+# Puts the speech of row i of a plan into row i of a batch; BadAudio says what is wrong with the record.
 Fill = Callable[[mixture.Plan, int], None]
 
 # Independent random streams of one position.
@@ -77,17 +80,26 @@ class TrainOptions:
 class Batches(Iterator[Batch]):
     """Iterator of host batches. Close it (or use `with`): workers and threads live until then.
 
-    failed: number of rows so far whose record could not be read or decoded.
+    unreadable: {row of the table: why} of the records so far that this process could not decode.
     """
 
     def __init__(self, dataset: grain.IterDataset, length: int | None) -> None:
         self._iterator = iter(dataset)
         self._length = length
-        self.failed = 0
+        self.unreadable: dict[int, str] = {}
 
     def __next__(self) -> Batch:
-        batch = next(self._iterator)
-        self.failed += int(((batch["record"] >= 0) & ~batch["valid"]).sum())
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            raise storage.StorageError(
+                f"A process that reads data ended by itself ({error}). Mostly that is memory: take fewer of them "
+                "(data.num_workers), or less ahead (data.prefetch)"
+            ) from error
+        for row in np.flatnonzero(batch["reason"]):
+            self.unreadable[int(batch["record"][row])] = unreadable.CODES[batch["reason"][row]]
         return batch
 
     def __len__(self) -> int:
@@ -229,24 +241,26 @@ class _Loader:
         self._features = features
         self._labels = table.labels(vocabularies)
         self._samples = [round(seconds * audio.SAMPLE_RATE) for seconds in length_classes]
+        self._told: set[int] = set()
 
     def __call__(self, plan: mixture.Plan) -> Batch:
-        """Reads and decodes the rows of `plan`; failures are logged with their id and become invalid rows."""
+        """Reads and decodes the rows of `plan`; what cannot be decoded is logged once and becomes an invalid row.
+
+        Raises:
+            StorageError: a record cannot be read, attempt after attempt.
+        """
         length, n = self._samples[plan.length_class], len(plan.rows)
         batch, fill = self._waveforms(n, length) if self._features is None else self._states(n, length)
-        valid = plan.rows >= 0
+        valid, reason = plan.rows >= 0, np.zeros(n, np.int8)
         for i in np.flatnonzero(valid):
             try:
                 fill(plan, i)
-            except Exception as error:  # Whatever is wrong with one record must not end a run of days.
-                logging.error(
-                    "Record %s left out: %s: %s",
-                    self._records.name(plan.rows[i]),
-                    type(error).__name__,
-                    error,
-                )
-                valid[i] = False
-        batch |= {"record": plan.rows, "valid": valid}
+            except BadAudio as bad:  # One damaged recording must not end a run of days.
+                if plan.rows[i] not in self._told:
+                    self._told.add(int(plan.rows[i]))
+                    logging.error("Record %s left out: %s", self._records.name(plan.rows[i]), bad)
+                valid[i], reason[i] = False, unreadable.CODES.index(bad.reason)
+        batch |= {"record": plan.rows, "valid": valid, "reason": reason}
         for name, ids in self._labels.items():
             batch[name] = np.where(valid, ids[plan.rows], -1).astype(np.int32)
         return batch

@@ -228,6 +228,7 @@ class RecordSource:
 
     def __init__(self, table: MixtureTable) -> None:
         self._data = [source.data for source in table.sources]
+        self._names = [source.name for source in table.sources]
         # TFDS parses and decodes all 23 fields (200 µs a record); all but the audio are in the table already,
         # so the ArrayRecord below it is read, and one field parsed (8 µs).
         self._raw = [
@@ -261,15 +262,20 @@ class RecordSource:
 
         One at a time: reading a batch at once takes array_record twice the CPU time on a local disk, and one
         bad record spoils it. Threads (ReadOptions) hide the latency of remote storage.
+
+        Raises:
+            StorageError: it cannot be read, attempt after attempt.
         """
         number, position = int(self._source[row]), int(self._position[row])
-        if self._raw[number] is None:
-            return self._data[number][position]["audio"]
-        return _audio_field(self._raw[number][position])
+        data = self._data[number] if self._raw[number] is None else self._raw[number]
+        found = storage.retried(lambda: data[position], f"Record {self.name(row)} of {self._names[number]}")
+        return found["audio"] if self._raw[number] is None else _audio_field(found)
 
 
 def _audio_field(record: bytes) -> bytes:
-    return tf_example_pb2.Example.FromString(record).features.feature["audio"].bytes_list.value[0]
+    """The encoded audio of a serialised example; empty where it has none."""
+    value = tf_example_pb2.Example.FromString(record).features.feature["audio"].bytes_list.value
+    return value[0] if value else b""
 
 
 def _items(text: str) -> list[str]:

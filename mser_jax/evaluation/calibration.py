@@ -11,6 +11,8 @@ import numpy as np
 import scipy
 from scipy.special import log_softmax, softmax
 
+from mser_jax.evaluation import finite
+
 # A dev set that is answered without an error has no best temperature: the search ends here.
 TEMPERATURES = (0.05, 20.0)
 _SMALLEST = np.finfo(np.float32).tiny
@@ -41,7 +43,9 @@ def fit_temperature(probabilities: np.ndarray, references: np.ndarray) -> float:
 
     Raises:
       ValueError: nothing to fit on.
+      NotFiniteError: probabilities that are not finite.
     """
+    finite.check(probabilities, "probabilities to fit a temperature on")
     if not len(references):
         raise ValueError("no utterance to fit a temperature on")
     low, high = np.log(TEMPERATURES)

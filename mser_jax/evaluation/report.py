@@ -117,6 +117,7 @@ def build(
         "rows": [{key: value for key, value in row.items() if key != BY_SPEAKER} for row in rows],
         "macro": macro(rows, resamples),
     }
+    results["unreadable"] = sum(row.get("unreadable", 0) for row in rows if row["adapt"] == rows[0]["adapt"])
     results |= {"calibration": dict(calibration)} if calibration else {}
     results |= {"incongruence": dict(incongruence)} if incongruence else {}
     validate(results)
@@ -175,6 +176,8 @@ def _row_problems(where: str, row: Row, classes: int) -> Iterator[str]:
         yield f"{where}confusion: sums to {sum(map(sum, row['confusion']))}, n is {row['n']}"
     if sum(row["left_out"].values()) != row["skipped"]:
         yield f"{where}left_out: sums to {sum(row['left_out'].values())}, skipped is {row['skipped']}"
+    if (lost := sum(row.get("unreadable_reasons", {}).values())) != row.get("unreadable", 0):
+        yield f"{where}unreadable_reasons: sums to {lost}, unreadable is {row['unreadable']}"
     yield from _figure_problems(where, row, "n")
 
 
@@ -285,6 +288,12 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"{tower} starts from weights that are {seen_by.UNKNOWN}: what they saw is not known"
         for fact in found.get("without_labels", ()):
             yield f"{tower} is {found['model']}, which heard speech without labels of emotion: {fact['note']}"
+    for row in results["rows"]:
+        if row.get("unreadable") and row["adapt"] == results["rows"][0]["adapt"]:
+            why = ", ".join(f"{reason} {count}" for reason, count in row["unreadable_reasons"].items())
+            first = ", ".join(row["unreadable_ids"]) + ", …" * (row["unreadable"] > len(row["unreadable_ids"]))
+            name = f"{row['corpus']}/{row['language']}"
+            yield f"could not be decoded, so not scored: {row['unreadable']} of {name} ({why}): {first}"
     if answers := sum(row.get("unparseable", 0) for row in results["rows"] if row["adapt"] == "none"):
         yield f"answers that name no label, counted as wrong: {answers}"
     if calibration := results.get("calibration"):

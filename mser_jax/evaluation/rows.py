@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mser_jax.evaluation import metrics
+from mser_jax.evaluation import finite, metrics
 
 # What is taken from the unlabelled utterances that are scored (zero_shot.py); "…_em": and they answer together.
 TOGETHER = "_em"
@@ -137,6 +137,7 @@ def make_rows(
     adapt: str = "none",
     fallback: np.ndarray | None = None,
     resamples: int = 1000,
+    unreadable: Mapping[str, np.ndarray] | None = None,
 ) -> list[Row]:
     """Scores probabilities against the canonical emotions, one row per corpus × language.
 
@@ -150,21 +151,33 @@ def make_rows(
       adapt: one of ADAPTATIONS, noted on the rows.
       fallback: bool [n], utterances whose speaker had too few for statistics of its own (adapt="speaker…").
       resamples: bootstrap draws.
+      unreadable: utterances without probabilities, as they could not be decoded: COLUMNS, "id" and "reason". With `n`
+        and `skipped` their count `unreadable` adds up to all there were.
 
     Returns:
       Rows of results.json, and BY_SPEAKER for `macro`; figures are None where no utterance could be scored, `ua_ci95`
       and `ua_se` (bootstrap standard error) where there are fewer than two speakers.
+      Of what is unreadable the first five ids and the counts by reason are given.
+
+    Raises:
+      NotFiniteError: probabilities that are not finite.
     """
-    columns = check_columns(columns, len(probabilities))
+    columns, n = check_columns(columns, len(probabilities)), len(probabilities)
+    finite.check(probabilities, f"probabilities (adapt={adapt})")
+    lost = {name: np.asarray((unreadable or {}).get(name, ()), str) for name in (*COLUMNS, "id", "reason")}
     ids = {label: i for i, label in enumerate(label_space)}
     references = np.array([ids.get(emotion, -1) for emotion in columns["emotion"]], np.int64)
     rows = []
-    for corpus, language, where in corpora_by_language(columns):
+    every = {name: np.concatenate([columns[name], lost[name]]) for name in COLUMNS}
+    for corpus, language, there in corpora_by_language(every):
+        where, missing = there[there < n], there[there >= n] - n
         scored = where[references[where] >= 0]
         left_out = Counter(str(e) or "unknown" for e in columns["emotion"][where[references[where] < 0]])
         why_not = why_not_zero_shot(corpus, language, trained_on, seen_by)
         row = {"corpus": corpus, "language": language, "adapt": adapt}
         row |= {"n": len(scored), "skipped": left_out.total(), "left_out": dict(sorted(left_out.items()))}
+        row |= {"unreadable": len(missing), "unreadable_ids": lost["id"][missing][:5].tolist()}
+        row |= {"unreadable_reasons": dict(Counter(why or "unknown" for why in lost["reason"][missing].tolist()))}
         row |= {"protocol": protocol(corpus, language, trained_on, seen_by)}
         row |= {"zero_shot": not why_not} | ({"why_not": why_not} if why_not else {})
         # Nobody knows whether the unknown speakers of two rows are the same: here they are not.

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mser_jax.evaluation import transduction
+from mser_jax.evaluation import finite, transduction
 from mser_jax.evaluation.rows import ADAPTATIONS, TOGETHER, Row, check_columns, corpora_by_language, make_rows
 
 # A dimension that hardly varies is not blown up beyond this share of the average spread.
@@ -33,15 +33,6 @@ _SPREAD_FLOOR = 0.1
 def _unit(x: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-
-
-def _check_finite(values: np.ndarray, what: str) -> None:
-    broken = ~np.isfinite(values).all(-1)
-    if broken.any():
-        raise ValueError(
-            f"{broken.sum()} of {len(broken)} {what} are not finite, the first at row {broken.argmax()}: "
-            "the checkpoint or its input is broken; look at the train log for skipped steps"
-        )
 
 
 def label_anchors(prompt_embeddings: Mapping[str, np.ndarray], label_space: Sequence[str]) -> np.ndarray:
@@ -144,11 +135,12 @@ def together(
       min_utterances: a speaker with fewer falls back to the corpus mean.
 
     Raises:
-      ValueError: there are no features, or some are not finite.
+      ValueError: there are no features.
+      NotFiniteError: some are not finite.
     """
     if features is None:
         raise ValueError(f"adapt={adapt}{TOGETHER}: there are no features to find clusters in")
-    _check_finite(features, "features")
+    finite.check(features, "features")
     moved = features - centres(features, columns, adapt, min_utterances)[0]
     out = np.empty(probabilities.shape)
     for _, _, where in corpora_by_language(columns):
@@ -180,13 +172,14 @@ def answers(
       min_utterances: fewest utterances of a speaker for statistics of its own; default: the number of labels.
 
     Raises:
-      ValueError: unknown adaptation, missing prompts, columns or features, or embeddings that are not finite.
+      ValueError: unknown adaptation, missing prompts, columns or features.
+      NotFiniteError: embeddings or features that are not finite.
     """
     unknown = [name for name in adapt if name not in ADAPTATIONS]
     if unknown:
         raise ValueError(f"adapt={unknown}: expected some of {ADAPTATIONS}")
     embeddings = np.asarray(embeddings, np.float64)
-    _check_finite(embeddings, "embeddings")
+    finite.check(embeddings, "embeddings")
     columns = check_columns(columns, len(embeddings))
     embeddings, anchors = _unit(embeddings), label_anchors(prompt_embeddings, label_space)
     found = {}

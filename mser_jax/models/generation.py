@@ -47,7 +47,8 @@ def generate(
         rng: draws tokens; needed at a temperature > 0, unused without.
 
     Returns:
-        (tokens int32 [B, max_new_tokens], stop token included, 0 after it; how many were written, int32 [B]).
+        (tokens int32 [B, max_new_tokens], stop token included, 0 after it; how many were written, int32 [B]). Where the
+        logits are not finite a row ends with -1.
 
     Raises:
         ValueError: no token to write, a temperature < 0, or > 0 without `rng`.
@@ -66,7 +67,7 @@ def generate(
             step=done.step + 1,
             tokens=lax.dynamic_update_slice_in_dim(done.tokens, last[:, None], done.step, axis=1),
             lengths=done.lengths + ~done.stopped,
-            stopped=done.stopped | jnp.isin(last, stops),
+            stopped=done.stopped | jnp.isin(last, stops) | (last < 0),
             last=last,
             cache=cache,
         )
@@ -78,7 +79,7 @@ def generate(
         step=jnp.ones((), jnp.int32),
         tokens=jnp.pad(first[:, None], ((0, 0), (0, max_new_tokens - 1))),
         lengths=jnp.ones_like(first),
-        stopped=jnp.isin(first, stops),
+        stopped=jnp.isin(first, stops) | (first < 0),
         last=first,
         cache=cache,
     )
@@ -87,12 +88,14 @@ def generate(
 
 
 def _choose(llm: LLM, hidden: jax.Array, step: jax.Array | int, temperature: float, rng: jax.Array | None) -> jax.Array:
-    """The next token after hidden states [B, width]: int32 [B]."""
+    """The next token after hidden states [B, width]: int32 [B]; -1 where the logits are not finite."""
     logits = llm.logits(hidden)
     if temperature:
         key, rows = jax.random.fold_in(rng, step), jax.typeof(logits[:, 0]).sharding
-        return jax.random.categorical(key, logits / temperature, out_sharding=rows).astype(jnp.int32)
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        chosen = jax.random.categorical(key, logits / temperature, out_sharding=rows)
+    else:
+        chosen = jnp.argmax(logits, axis=-1)
+    return jnp.where(jnp.isfinite(logits.max(axis=-1)), chosen, -1).astype(jnp.int32)
 
 
 def _at_last_token(hidden: jax.Array, mask: jax.Array) -> jax.Array:

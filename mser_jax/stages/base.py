@@ -23,6 +23,13 @@ class BatchIterator(Protocol):
 
     def __next__(self) -> Batch: ...
 
+    def check(self, batch: Batch) -> None:
+        """Counts the records of `batch` that could not be decoded; called where the metric `unreadable` is not 0.
+
+        Raises:
+            TooManyUnreadableError: there are too many by now; on every process at the same batch.
+        """
+
     def close(self) -> None:
         """Ends workers."""
 

@@ -17,6 +17,7 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import prompts
 from mser_jax.data.chat import Chat
+from mser_jax.evaluation import finite
 from mser_jax.evaluation.extractors import EXTRACTORS
 from mser_jax.models.generation import generate
 from mser_jax.parallel import sharding
@@ -74,6 +75,8 @@ class GenerationEvaluator:
             return
         evaluation = self._evaluation
         tokens, kept = scoring.over_table(self._answer, params, self._data, evaluation.table, self._mesh, "generation")
+        # -1: what the LLM would write next was not finite.
+        finite.check(np.where(tokens < 0, np.nan, 0), "answers", evaluation.table["id"][kept], params)
         texts = [self._chat.decode(row) for row in tokens]
         for name in self._extractors:
             chosen = one_hot([EXTRACTORS[name](text, self._words) for text in texts], evaluation.labels)

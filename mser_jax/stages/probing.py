@@ -46,6 +46,8 @@ class ProbeEvaluator:
                 logging.warning("No %s probe: %s", name, error)
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "probes.json").write_text(json.dumps({"checkpoint": str(run), "step": step, **results}, indent=2))
+            (folder / "probes.json").write_text(
+                json.dumps({"checkpoint": str(run), "step": step, **results}, indent=2, allow_nan=False)
+            )
         for name, result in results.items():
             yield name, result["balanced_accuracy"]

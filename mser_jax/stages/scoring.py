@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath, epy
@@ -20,8 +19,8 @@ from tqdm import tqdm
 
 from mser_jax import config as config_lib
 from mser_jax.corpora import emotions
-from mser_jax.data import device, sources
-from mser_jax.evaluation import calibration, metrics, predictions, report, rows
+from mser_jax.data import device, sources, unreadable
+from mser_jax.evaluation import calibration, finite, metrics, predictions, report, rows
 from mser_jax.evaluation import incongruence as incongruence_lib
 from mser_jax.stages import exposure, frozen_features, towers
 from mser_jax.stages.base import Params
@@ -77,24 +76,35 @@ def over_table(
     mesh: Mesh,
     what: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`function(params, batch)` [B, …] of every utterance of `table` that could be read.
+    """`function(params, batch)` [B, …] of every utterance of `table` that could be decoded; `data` notes the others.
 
     Returns:
         Values [n, …] and their rows in `table` int [n]. `function` gives arrays that are whole on every device; `what`
         names it on the progress bar.
+
+    Raises:
+        TooManyUnreadableError: more than `data.max_unreadable` could not be decoded.
+        NotFiniteError: NaN or infinity came out.
     """
     parts: list[np.ndarray] = []
     places: list[np.ndarray] = []
+    failed: dict[int, str] = {}
     wanted = ("record", "valid", *frozen_features.INPUTS)
     whole = NamedSharding(mesh, P())
     with data.evaluation_batches(table, mesh) as batches:
         for host in tqdm(batches, total=len(batches), desc=what, unit="batch", disable=None, leave=False):
             batch = device.to_device({key: value for key, value in host.items() if key in wanted}, mesh)
-            record = jax.device_put(jnp.where(batch["valid"], batch["record"], -1), whole)
-            record = np.asarray(jax.device_get(record))
-            parts.append(np.asarray(function(params, batch))[record >= 0])
-            places.append(record[record >= 0])
-    return np.concatenate(parts), np.concatenate(places)
+            reason = device.to_device({"reason": host["reason"]}, mesh)["reason"]
+            record, reason = (np.asarray(x) for x in jax.device_put((batch["record"], reason), whole))
+            valid = (record >= 0) & (reason == 0)
+            parts.append(np.asarray(function(params, batch))[valid])
+            places.append(record[valid])
+            failed |= {int(row): unreadable.CODES[code] for row, code in zip(record, reason, strict=True) if code}
+    unreadable.check(failed, table["id"], data.max_unreadable, "the utterances that are scored")
+    data.note_unreadable(table, failed)
+    values, rows = np.concatenate(parts), np.concatenate(places)
+    finite.check(values, f"utterances ({what})", table["id"][rows], params)
+    return values, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +205,12 @@ class Evaluation:
         """rows.COLUMNS of the rows `kept` of `table`."""
         return {name: self.table[name][kept] for name in rows.COLUMNS}
 
+    def unreadable(self, kept: np.ndarray) -> dict[str, np.ndarray]:
+        """What rows.make_rows takes as such: the rows of `table` that are not among `kept`."""
+        lost = np.setdiff1d(np.arange(len(self.table)), kept)
+        reasons = self._data.why_unreadable(self.table, lost)
+        return {**self.columns(lost), "id": self.table["id"][lost], "reason": np.array(reasons, object)}
+
     def rows(self, probabilities: np.ndarray, kept: np.ndarray, **adapted: Any) -> list[rows.Row]:
         """Rows of results.json of probabilities [n, labels] of the rows `kept` of `table`.
 
@@ -203,6 +219,7 @@ class Evaluation:
         return rows.make_rows(
             probabilities, self.columns(kept), self.labels, **adapted,
             trained_on=self.trained_on, seen_by=self.seen_by, resamples=self._config.evaluate.bootstrap_samples,
+            unreadable=self.unreadable(kept),
         )  # fmt: skip
 
     def results(

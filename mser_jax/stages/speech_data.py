@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS, label_space
-from mser_jax.data import audio, device, mixture, pipeline, sources
+from mser_jax.data import audio, device, mixture, pipeline, sources, unreadable
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.models import speech_reader
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
@@ -33,18 +36,42 @@ class DeviceBatches:
     """Training batches on the devices, the next ones read ahead in the background."""
 
     def __init__(
-        self, host: pipeline.Batches, mesh: Mesh, change: Callable[[pipeline.Batch], pipeline.Batch] | None = None
+        self,
+        host: pipeline.Batches,
+        mesh: Mesh,
+        ids: np.ndarray,
+        max_unreadable: float,
+        change: Callable[[pipeline.Batch], pipeline.Batch] | None = None,
     ) -> None:
-        """`change` is made to each batch of `host` before it goes to the devices."""
-        self._host = host
-        self._device = device.device_batches(map(change, host) if change else host, mesh)
+        """
+        Args:
+            host: of this process.
+            mesh: the devices.
+            ids: of the records of the training mix.
+            max_unreadable: share of them.
+            change: made to each batch of `host` before it goes to the devices.
+        """
+        self._host, self._ids, self._share = host, ids, max_unreadable
+        self._whole = NamedSharding(mesh, P())
+        self._unreadable: dict[int, str] = {}
+        bare = ({name: value for name, value in batch.items() if name != "reason"} for batch in host)
+        self._device = device.device_batches(map(change, bare) if change else bare, mesh)
 
     def __next__(self) -> dict[str, jax.Array]:
         return next(self._device)
 
+    def check(self, batch: Mapping[str, jax.Array]) -> None:
+        """See base.BatchIterator."""
+        # Each process knows what it could not decode itself; the rows of all of them tell what they agree upon.
+        rows = np.asarray(jax.device_put(jnp.where(batch["valid"], -1, batch["record"]), self._whole))
+        self._unreadable |= {int(row): self._host.unreadable.get(int(row), "") for row in rows[rows >= 0]}
+        unreadable.check(self._unreadable, self._ids, self._share, "the training mix")
+
     def close(self) -> None:
         """Ends worker processes and threads."""
         self._host.close()
+        if self._unreadable:
+            logging.warning("%s", unreadable.describe(self._unreadable, self._ids, "the training mix"))
 
 
 class SpeechData:
@@ -76,9 +103,23 @@ class SpeechData:
         self._metadata = metadata
         self._unfiltered: dict[str, sources.MixtureTable] = {}
         self._features: dict[str, epath.Path] = {}
+        self._unreadable: dict[tuple[str, int], str] = {}
         self._texts: FrozenTexts | None = None
         with config_lib.blame("data"):
             self._options = train_options(config, text)
+
+    @property
+    def max_unreadable(self) -> float:
+        """Share of a table's records that may turn out not to be decodable."""
+        return self._config.data.get("max_unreadable", unreadable.DEFAULT_SHARE)
+
+    def note_unreadable(self, table: sources.MixtureTable, found: Mapping[int, str]) -> None:
+        """Remembers the rows of `table` that could not be decoded, and why."""
+        self._unreadable |= {_place(table, row): why for row, why in found.items()}
+
+    def why_unreadable(self, table: sources.MixtureTable, rows: np.ndarray) -> list[str]:
+        """What was noted of `rows` of a table."""
+        return [self._unreadable.get(_place(table, row), "") for row in rows]
 
     @functools.cached_property
     def table(self) -> sources.MixtureTable:
@@ -216,7 +257,7 @@ class SpeechData:
                 self.table, self._options, seed=self._config.seed, start=start,
                 process_index=jax.process_index(), process_count=jax.process_count(), features=self._cached(self.table),
             )  # fmt: skip
-        return DeviceBatches(host, mesh, self._texts)
+        return DeviceBatches(host, mesh, self.table["id"], self.max_unreadable, self._texts)
 
     def evaluation_batches(self, table: sources.MixtureTable, mesh: Mesh) -> pipeline.Batches:
         """One epoch over `table` on the host, its batch size rounded up to what the mesh divides."""
@@ -246,6 +287,11 @@ class SpeechData:
         """Ids of the utterances of a batch (of those that this process holds)."""
         rows = np.concatenate([np.asarray(shard.data) for shard in batch["record"].addressable_shards])
         return [str(name) for name in self.table["id"][np.unique(rows[rows >= 0])]]
+
+
+def _place(table: sources.MixtureTable, row: int) -> tuple[str, int]:
+    """Where a record lies, whatever table it is in."""
+    return table.sources[table["source"][row]].spec, int(table["position"][row])
 
 
 def train_options(config: ConfigDict, text: pipeline.TextMaker) -> pipeline.TrainOptions:

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 from fake_corpora import flac, tone
 
+from mser_jax.corpora.audio_check import BadAudio
 from mser_jax.data import audio
 
 
@@ -47,7 +48,7 @@ def test_float_and_24_bit_files_keep_their_scale():
     "data", [b"", b"not audio at all", flac(tone(0.5))[:2000], flac(np.zeros(0, np.int16))], ids=str
 )
 def test_damaged_files_raise(data):
-    with pytest.raises((soundfile.LibsndfileError, ValueError)):
+    with pytest.raises(BadAudio):
         audio.decode(data)
 
 

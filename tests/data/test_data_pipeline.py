@@ -48,6 +48,7 @@ def test_training_batch_follows_the_contract(two_corpora):
             **dict.fromkeys(["domain", "parallel_id", "record"], "int32"),
             **dict.fromkeys(["token_mask", "valid"], "bool"),
             "waveform": "int16",
+            "reason": "int8",
         }
         assert {len(value) for value in batch.values()} == {8} and batch["valid"].all()
         assert batch["waveform"].shape[1] in {round(s * 16_000) for s in CLASSES}
@@ -165,11 +166,11 @@ def test_a_corrupt_record_becomes_an_invalid_row(two_corpora, workers, caplog):
     data = two_corpora.sources[0].data
     data[3] = data[3] | {"audio": data[3]["audio"][: len(data[3]["audio"]) // 2]}
     data[4] = data[4] | {"audio": b"RIFF"}
-    data[5] = {"id": "nothing"}
+    data[5] = data[5] | {"audio": b""}
     read = pipeline.ReadOptions(num_workers=workers, num_threads=0)
     with pipeline.eval_batches(two_corpora, batch_size=8, length_classes=CLASSES, read=read) as batches:
         found = list(batches)
-        assert batches.failed == 3
+        assert batches.unreadable == {3: "truncated", 4: "unreadable", 5: "empty"}
     record, valid = (np.concatenate([batch[name] for batch in found]) for name in ("record", "valid"))
     assert sorted(record[~valid & (record >= 0)].tolist()) == [3, 4, 5]
     for batch in found:
@@ -179,7 +180,8 @@ def test_a_corrupt_record_becomes_an_invalid_row(two_corpora, workers, caplog):
     one_bad = two_corpora.filter(emotions=("angry", "happy", "sad"))
     with pipeline.train_batches(one_bad, options(workers=workers), seed=0) as batches:
         found = [next(batches) for _ in range(40)]
-        assert batches.failed == sum(int((~batch["valid"]).sum()) for batch in found) > 0
+        bad = {int(row) for batch in found for row in batch["record"][~batch["valid"]]}
+        assert batches.unreadable.keys() == bad != set()
     assert all(batch["token_mask"].any(axis=1).all() and (batch["num_samples"] > 0).all() for batch in found)
 
 

@@ -13,6 +13,8 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from fake_corpora import cells, make_corpus
 
+from mser_jax import storage
+from mser_jax.corpora.audio_check import BadAudio
 from mser_jax.data import audio, feature_build, feature_cache, mixture, pipeline, sources
 
 CLASSES = (0.2, 0.4, 0.6)
@@ -37,6 +39,20 @@ def encode(batch):
 def spec(**changes):
     base = {"weights": "w", "encoder": {"family": "fake", "conv_strides": (1, 2)}, "compute": "float32"}
     return feature_cache.FeatureSpec(**{**base, "max_samples": 9600, "frame": FRAME, "dtype": "float32", **changes})
+
+
+class Broken(list):
+    """A source some of whose records fail when they are read, once for each error that they are given."""
+
+    def __init__(self, data, errors):
+        super().__init__(data)
+        self.errors = errors
+
+    def __getitem__(self, row):
+        found = super().__getitem__(row)
+        if errors := self.errors.get(found["id"]):
+            raise errors.pop()
+        return found
 
 
 def write_index(corpus):
@@ -202,19 +218,37 @@ def test_of_two_builders_one_waits(table):
     assert encoder.calls == alone.calls > 0
 
 
-def test_an_unreadable_recording_is_kept_empty_and_counted(table, caplog):
+def test_an_unreadable_recording_is_kept_as_such_and_counted(table, caplog):
     one = table.of_source(0)
     one.sources[0].data[3]["audio"] = b"no audio"
     with caplog.at_level(logging.WARNING, "absl"):
         folder, _ = build(table)
-    assert "1 recordings could not be read" in caplog.text and "a-0003" in caplog.text
+    assert "1 recordings cannot be decoded (unreadable 1)" in caplog.text and "a-0003" in caplog.text
     features = feature_cache.CachedFeatures(one, [folder], FRAME, {n: num_frames(n) for n in (3200, 6400, 9600)})
-    with pytest.raises(ValueError, match="could not be read when"):
+    with pytest.raises(BadAudio, match="unreadable: found when its features were made"):
         features[3]
     with pipeline.eval_batches(one, batch_size=8, length_classes=CLASSES, features=features) as batches:
         found = [row for batch in batches for row in batch["record"][batch["valid"]].tolist()]
-        assert batches.failed == 1
+        assert batches.unreadable == {3: "unreadable"}
     assert sorted(found) == [row for row in range(40) if row != 3]
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), RuntimeError("open() failed: Input/output error")])
+def test_storage_that_fails_while_features_are_built_loses_nothing(table, monkeypatch, error):
+    monkeypatch.setattr(storage, "PAUSES", ())
+    monkeypatch.setattr(feature_build, "SHARD_BYTES", 1)
+    one, expected = table.of_source(0), features_of(table)(table.of_source(0))
+    data, chosen = one.sources[0].data, spec(weights="other")
+    broken = dataclasses.replace(table.sources[0], data=Broken(data, {data[20]["id"]: [error]}))
+    table = dataclasses.replace(table, sources=(broken, *table.sources[1:]))
+    with pytest.raises(storage.StorageError, match=f"Record {data[20]['id']} of a cannot be read"):
+        build(table, chosen=chosen)
+    calls = counting()
+    folder, _ = build(table, chosen=chosen, encode=calls)
+    assert 0 < calls.calls < 6  # whole shards were kept
+    features = feature_cache.CachedFeatures(one, [folder], FRAME, expected.frames)
+    for row in range(len(one)):
+        np.testing.assert_array_equal(features[row][0], expected[row][0])
 
 
 def test_what_changes_a_key(table):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from mser_jax.evaluation import zero_shot
+from mser_jax.evaluation import calibration, zero_shot
 from mser_jax.evaluation.rows import macro, make_rows, primary, why_not_zero_shot
 
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -221,13 +221,25 @@ def test_macro_averages_languages_and_keeps_settings_apart(rng):
     assert low < result["zero_shot"]["ua"] < high and (high - low) / 3.92 == pytest.approx(error, rel=0.12)
 
 
+def test_nan_is_no_answer(rng):
+    z, prompts, columns, _ = make_world(rng)
+    z[4, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=r"1 of 160 embeddings are not finite.*the first: row 4\."):
+        zero_shot.score(z, prompts, 10.0, columns, LABELS, trained_on=NOTHING)
+    p = np.full((160, len(LABELS)), 1 / len(LABELS))
+    p[[7, 9]] = np.nan
+    with pytest.raises(FloatingPointError, match=r"2 of 160 probabilities .* row 7, row 9"):
+        make_rows(p, columns, LABELS, trained_on=NOTHING)
+    with pytest.raises(FloatingPointError, match="to fit a temperature on"):
+        calibration.fit_temperature(p, np.zeros(160, int))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"adapt": ("strict",)}, "expected some of"),
         ({"label_space": ("angry", "fear")}, r"no prompt embeddings for \['fear'\]"),
         ({"columns": {"corpus": np.array(["c"])}}, "missing"),
-        ({"embeddings": np.full((160, DIM), np.nan)}, "160 of 160 embeddings are not finite"),
     ],
 )
 def test_refusals_say_what_is_wrong(rng, change, message):
