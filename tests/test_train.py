@@ -10,8 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_stage import ToyStage, toy_config
 
-from mser_jax import stages, state, train
+from mser_jax import stages, state, storage, train
 from mser_jax.checkpoint import CheckpointMismatch, Checkpoints
+from mser_jax.data.unreadable import TooManyUnreadableError
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import preemption
 
@@ -103,6 +104,35 @@ def test_ten_non_finite_steps_stop_with_the_utterances_and_keep_the_state(run, t
     with pytest.raises(FloatingPointError, match=r"10 steps in a row.*utterance-1[01]-3"):
         run(tmp_path, ToyStage(poison=range(1, 99)), train={"budget": "40 steps"})
     assert Checkpoints(tmp_path / "checkpoints").latest >= 8
+
+
+def test_a_batch_without_examples_changes_nothing_and_is_counted(run, tmp_path):
+    stage = run(tmp_path, ToyStage(empty=[10, 11]))
+    run(tmp_path / "ten", train={"budget": "12 steps"}, checkpointing={"every": "10 steps", "keep_latest": 3})
+    empty, before = final_params(tmp_path), final_params(tmp_path / "ten", 10)
+    for path in before:
+        np.testing.assert_array_equal(empty[path], before[path], err_msg=f"{path} decayed")
+    last = [row for row in metrics_of(tmp_path) if "train/loss" in row][-1]
+    assert last["train/skipped"] == 2 and last["train/examples"] > 0
+    assert [event for event in stage.events if event[0] == "check"] == [("check", 10), ("check", 11)]
+
+
+def test_a_run_of_empty_batches_ends_it(run, tmp_path):
+    with pytest.raises(TooManyUnreadableError, match=r"last 10 batches could be decoded.*utterance-1[34]-0"):
+        run(tmp_path, ToyStage(empty=range(4, 99)), train={"budget": "40 steps"})
+    assert not (tmp_path / "finished.json").exists()
+
+
+def test_storage_that_fails_ends_the_run_with_its_state_saved(run, tmp_path):
+    with pytest.raises(storage.StorageError, match="u-7"):
+        run(tmp_path / "cut", ToyStage(unreachable=[6]))
+    assert Checkpoints(tmp_path / "cut" / "checkpoints").steps[-1] == 6
+    assert not (tmp_path / "cut" / "finished.json").exists()
+    run(tmp_path / "cut")
+    run(tmp_path / "whole")
+    whole, cut = final_params(tmp_path / "whole"), final_params(tmp_path / "cut")
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
 
 
 def test_the_step_compiles_once(run, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 
 from configs import common
+from mser_jax import storage
 from mser_jax.config import DataSize
 from mser_jax.models.layers import Linear
 from mser_jax.parallel import sharding
@@ -33,11 +34,17 @@ class Batches:
         x[np.arange(BATCH), labels] += 4.0
         if self.step in self.stage.poison:
             x[3, 0] = np.nan
+        if self.step in self.stage.unreachable:
+            raise storage.StorageError("Record u-7 of toys cannot be read, 4 attempts in 20 s: TimeoutError: timed out")
         batch = {"x": x, "label": labels.astype(np.int32), "step": np.full(BATCH, self.step, np.int32)}
+        batch["valid"] = np.full(BATCH, self.step not in self.stage.empty)
         if self.stage.on_batch:
             self.stage.on_batch(self.step)
         self.step += 1
         return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+
+    def check(self, batch):
+        self.stage.events.append(("check", int(np.asarray(batch["step"])[0])))
 
     def close(self):
         self.closed = True
@@ -57,7 +64,8 @@ class Accuracy:
 
 
 class ToyStage:
-    def __init__(self, poison=(), on_batch=None, broken_evaluator=False):
+    def __init__(self, poison=(), on_batch=None, broken_evaluator=False, empty=(), unreachable=()):
+        self.empty, self.unreachable = set(empty), set(unreachable)
         self.poison, self.on_batch, self.broken_evaluator = set(poison), on_batch, broken_evaluator
         self.events = []
 
@@ -76,9 +84,10 @@ class ToyStage:
     def loss(self, model, batch, rng):
         x = batch["x"] + 0.01 * jax.random.normal(rng, batch["x"].shape)
         logp = jax.nn.log_softmax(model(x))
+        logp = jnp.where(batch["valid"][:, None], logp, 0)
         loss = -jnp.sum(logp * jax.nn.one_hot(batch["label"], CLASSES))
-        weight = jnp.float32(BATCH)
-        return loss, weight, {"examples": weight, "audio_seconds": 2.0 * weight}
+        weight = batch["valid"].sum(dtype=jnp.float32)
+        return loss, weight, {"examples": weight, "audio_seconds": 2.0 * weight, "unreadable": BATCH - weight}
 
     def batches(self, start, mesh):
         return Batches(self, start, mesh)
