@@ -76,6 +76,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
     (r"data\.length_classes", Range(0.1, 600)),
     (r"data\.temperature", Range(0, math.inf, open_low=True)),
     (r"data\.(num_workers|num_threads|prefetch)", Range(0, 4096)),
+    (r"data\.max_unreadable", _SHARE),
     (r"data\.max_tokens|data\.sequences\.(short|long)", Range(1, 1_000_000)),
     (r"data\.augment\.speed", Range(0, 0.5)),
     (r"data\.augment\.gain_db", Range(0, 120)),

@@ -8,6 +8,7 @@ this module sets what gcsfs does about silence and about listings; import it bef
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -51,29 +52,31 @@ class StorageError(OSError):
 
 
 def is_trouble(error: BaseException) -> bool:
-    """Tell trouble with storage (or its library) from a mistake of the program.
+    """Tell trouble with storage (or its library) from a mistake of the program, and from errors of its own.
 
     array_record raises RuntimeError for all that goes wrong with a file, gcsfs and aiohttp kinds of their own.
     """
-    if isinstance(error, (NotImplementedError, RecursionError)):
-        return False
     library = type(error).__module__.partition(".")[0]
-    return isinstance(error, (OSError, EOFError, RuntimeError)) or library in _LIBRARIES
+    bare = isinstance(error, (EOFError, RuntimeError)) and not isinstance(error, (NotImplementedError, RecursionError))
+    return isinstance(error, OSError) or library in _LIBRARIES or (bare and library != "mser_jax")
 
 
 def retried(read: Callable[[], T], what: str) -> T:
     """Read, again after each of PAUSES where the storage fails; the value of `read`.
 
     Raises:
-        StorageError: the last attempt failed too; names `what`. Errors that are not the storage's come as they are.
+        StorageError: the last attempt failed too, or it was refused; names `what`. Errors that are not the storage's,
+            and a full disk, come as they are.
     """
     for attempt, pause in enumerate((*PAUSES, None), 1):
         try:
             return read()
         except Exception as error:
-            if not is_trouble(error):
+            if not is_trouble(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             told = explain(error) or f"{type(error).__name__}: {str(error)[:300]}"
+            if isinstance(error, (PermissionError, FileNotFoundError)):
+                raise StorageError(f"{what} cannot be read: {told}") from error
             if pause is None:
                 raise StorageError(
                     f"{what} cannot be read, {attempt} attempts in {sum(PAUSES):.0f} s: {told}"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 
+from mser_jax import storage
 from mser_jax.corpora import acoustics, audio_check
 from mser_jax.corpora.raw import LeftOut, RawUtterance
 
@@ -30,7 +31,7 @@ def _convert(raw: RawUtterance | LeftOut) -> Converted | audio_check.BadAudio | 
     if isinstance(raw, LeftOut):
         return None
     try:
-        waveform, info = audio_check.load(raw.audio, raw.sampling_rate)
+        waveform, info = storage.retried(lambda: audio_check.load(raw.audio, raw.sampling_rate), raw.name)
     except audio_check.BadAudio as bad:
         return bad
     rate = audio_check.SAMPLING_RATE

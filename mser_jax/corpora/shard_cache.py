@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import fcntl
+import functools
 import os
 import shutil
 import sys
@@ -171,7 +172,7 @@ def _copy_one(file: str, target: Path, info: dict[str, Any], bar: tqdm) -> None:
             return
         part = target.with_name(f".{target.name}.part")
         for _ in range(ATTEMPTS):
-            storage.file_system(file).get_file(file, os.fspath(part), callback=_Progress(bar))
+            storage.retried(functools.partial(_get, file, part, bar), file)
             found = crc32c_of(part)
             if part.stat().st_size == info["size"] and found == info["crc32c"]:
                 part.replace(target)
@@ -202,10 +203,20 @@ def publish(built: Path, folder: epath.Path, last: str) -> None:
             path.replace(copied)
 
 
+def _get(file: str, part: Path, bar: tqdm) -> None:
+    progress = _Progress(bar)
+    try:
+        storage.file_system(file).get_file(file, os.fspath(part), callback=progress)
+    except BaseException:
+        bar.update(-progress.done)
+        raise
+
+
 class _Progress(Callback):
     def __init__(self, bar: tqdm) -> None:
         super().__init__()
-        self._bar = bar
+        self._bar, self.done = bar, 0
 
     def relative_update(self, inc: int = 1) -> None:
         self._bar.update(inc)
+        self.done += inc

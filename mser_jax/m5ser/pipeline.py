@@ -181,7 +181,7 @@ def _progress(folder: epath.Path, cut: plan.Plan, wanted: Sequence[int]) -> Iter
 
     def watch() -> None:
         while not done.wait(_POLL_SECONDS):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # of many libraries; progress must not end a run
                 look()
 
     thread = threading.Thread(target=watch, name="progress", daemon=True)
@@ -192,7 +192,7 @@ def _progress(folder: epath.Path, cut: plan.Plan, wanted: Sequence[int]) -> Iter
         finally:
             done.set()
             thread.join()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # of many libraries; progress must not end a run
                 look()
 
 

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from toy_corpus import ToneCorpus, item, tone
 
+from mser_jax import storage
 from mser_jax.corpora import audio_check, builder, conversion, emotions, record, shards
 
 
@@ -142,6 +143,27 @@ def test_items_against_the_schema(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         built.prepare()
     assert not built.data_path.exists()
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), OSError(5, "Input/output error")])
+def test_storage_that_fails_is_no_damaged_recording(tmp_path, mixed, monkeypatch, error):
+    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0))
+    errors, load = [error] * 2, audio_check.load
+
+    def flaky(audio, sampling_rate=0):
+        if errors and str(audio) == str(tmp_path / "a.wav"):
+            raise errors.pop()
+        return load(audio, sampling_rate)
+
+    monkeypatch.setattr(audio_check, "load", flaky)
+    built = corpus(tmp_path / "once", mixed)
+    built.prepare()
+    assert len(utterances(built)) == 40 and not errors
+    errors[:] = [error] * 99
+    built = corpus(tmp_path / "always", mixed)
+    with pytest.raises(storage.StorageError, match=r"a\.wav.* cannot be read, 3 attempts"):
+        built.prepare()
+    assert not built.data_path.exists() and not list(tmp_path.glob("always/**/incomplete*"))
 
 
 def test_nothing_at_all_and_a_folder_without_index(tmp_path):

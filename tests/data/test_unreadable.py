@@ -1,5 +1,7 @@
 """The policy for what cannot be read: storage is asked again and then ends the run, bad recordings are counted."""
 
+from concurrent import futures
+
 import aiohttp
 import gcsfs.retry
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from fake_corpora import cells, make_corpus
 
 from mser_jax import storage
+from mser_jax.corpora import ffmpeg
 from mser_jax.corpora.audio_check import BadAudio
 from mser_jax.data import audio, mixture, pipeline, sources, unreadable
 
@@ -98,6 +101,22 @@ def test_a_mistake_of_the_program_is_neither_counted_nor_tried_again(error, thre
     table = table_of(error=error, first=9)
     with evaluate(table, num_threads=threads) as batches, pytest.raises(type(error)):
         list(batches)
+
+
+def test_what_waiting_does_not_mend_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(storage, "PAUSES", (99.0,))
+    for error, kind in (
+        (FileNotFoundError(2, "No such file"), storage.StorageError),
+        (PermissionError(13, "Permission denied"), storage.StorageError),
+        (OSError(28, "No space left on device"), OSError),
+        (ffmpeg.MissingFfmpegError("no ffmpeg"), ffmpeg.MissingFfmpegError),
+        (BadAudio("empty", "0 bytes"), BadAudio),
+    ):
+        failed = futures.Future()
+        failed.set_exception(error)
+        with pytest.raises(kind) as raised:
+            storage.retried(failed.result, "a.wav")
+        assert str(error) in str(raised.value)
 
 
 @pytest.mark.parametrize("seed", range(40))
