@@ -41,9 +41,14 @@ def build_lock(folder: epath.Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"{folder}: another process is building it; waiting", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        for leftover in parent.glob(f"incomplete.*_{folder.name}"):
-            epath.Path(leftover).rmtree()
+        remove_leftovers(folder)
         yield
+
+
+def remove_leftovers(folder: epath.Path) -> None:
+    """Removes what `temporary_folder` named; only its lock's holder may."""
+    for leftover in Path(folder).parent.glob(f"incomplete.*_{folder.name}"):
+        epath.Path(leftover).rmtree()
 
 
 def _claim(folder: epath.Path) -> claims.Claim:

@@ -21,11 +21,16 @@ class BuildReport:
     started: float  # time.time()
     built: int = 0
     bytes: int = 0  # serialized records
+    tolerated: frozenset[str] = frozenset()  # reasons that do not make an item count as unusable
+    unusable: int = 0
     skipped_items: list[dict[str, str]] = dataclasses.field(default_factory=list)
     left_out: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # on purpose
     corrections: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     folds: list[dict[str, int | str]] = dataclasses.field(default_factory=list)  # of folds.summary
     emobox: dict[str, int] = dataclasses.field(default_factory=dict)  # of emobox_lists.Lists.counts
+    published: int = 0  # utterances of the whole corpus, 0 = not known
+    partial: str = ""  # how it falls short of the whole, of completeness.Whole.lacking
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)  # of source.fingerprint
     merges: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     unlabelled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     resampled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -45,6 +50,7 @@ class BuildReport:
             self.left_out[reason] += 1
         else:
             self.skipped_items.append({"path": name, "reason": reason, "detail": detail})
+            self.unusable += reason not in self.tolerated
 
     def add(
         self, utterance: record.Utterance, merge: str | None, info: audio_check.AudioInfo, correction: str = ""
@@ -67,8 +73,8 @@ class BuildReport:
 
     def explain_skipped(self, limit: float) -> str:
         """The message for a build that stops as too much is unusable."""
-        total = self.built + self.skipped
-        lines = [f"corpus {self.corpus}: {self.skipped} of {total} items are unusable, allowed {limit:.0%}:"]
+        total = self.built + self.unusable
+        lines = [f"corpus {self.corpus}: {self.unusable} of {total} items are unusable, allowed {limit:.0%}:"]
         for reason, items in self._by_reason().items():
             lines.append(f"  {reason}: {len(items)}")
             lines += [f"    {item['path']} ({item['detail']})" for item in items[:3]]
@@ -84,6 +90,9 @@ class BuildReport:
         return {
             "corpus": self.corpus,
             "built": self.built,
+            "published": self.published,
+            "partial": self.partial,
+            "source": self.source,
             "skipped": self.skipped,
             "skipped_by_reason": {reason: len(items) for reason, items in self._by_reason().items()},
             "skipped_items": self.skipped_items,

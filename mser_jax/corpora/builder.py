@@ -8,7 +8,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +17,8 @@ from etils import epath
 from tqdm import tqdm
 
 from mser_jax import storage
-from mser_jax.corpora import acoustics, audio_check, conversion, emotions, folds, record, shard_cache
-from mser_jax.corpora.build_lock import build_lock, temporary_folder
+from mser_jax.corpora import acoustics, audio_check, conversion, emotions, folds, record, scratch, shard_cache
+from mser_jax.corpora.build_lock import build_lock, remove_leftovers, temporary_folder
 from mser_jax.corpora.build_report import BuildReport
 from mser_jax.corpora.raw import SPLITS, LeftOut, RawUtterance
 from mser_jax.corpora.shards import SPLIT, ShardWriter
@@ -53,6 +52,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
 
     DESCRIPTION = ""
     MAX_SKIPPED = 0.05  # share of items; above it a corpus is not what its builder takes it for
+    tolerated: frozenset[str] = frozenset()  # reasons to leave an item out that do not count towards MAX_SKIPPED
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("file_format", "array_record")
@@ -80,6 +80,22 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
     def expected_count(self) -> int:
         """Number of items to come, 0 when unknown (progress then shows no time left)."""
         return 0
+
+    def outdated(self) -> bool:
+        """Whether what is prepared is to be built again."""
+        return False
+
+    def accept(self, report: BuildReport) -> None:
+        """Refuses a build, when the last item was written, that is not the corpus; nothing of it is kept.
+
+        Raises:
+          TooManySkippedError: more than MAX_SKIPPED of the items are unusable.
+          ValueError: no item.
+        """
+        if report.unusable > self.MAX_SKIPPED * (report.built + report.unusable):
+            raise TooManySkippedError(report.explain_skipped(self.MAX_SKIPPED))
+        if not report.built:
+            raise ValueError(f"corpus {self.info.full_name}: no utterance at all, so nothing to train on")
 
     def complete(self, report: BuildReport) -> None:
         """Called when the last item was written, for what only this corpus knows of the build."""
@@ -109,12 +125,13 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         Raises:
           TooManySkippedError: more than MAX_SKIPPED of the items are unusable.
           ValueError: an item against the schema (an id twice, an unknown split or emotion), or no item.
+          Whatever `outdated` and `accept` raise.
           RuntimeError: the folder is there but incomplete.
         """
-        if self.is_complete():
+        if self.is_complete() and not self.outdated():
             return
         with build_lock(self.data_path):
-            if not self.is_complete():  # else it was built by the process that held the lock
+            if not self.is_complete() or self.outdated():  # else the process that held the lock has built it
                 self._build()
         self.info.read_from_directory(self.data_path)
 
@@ -162,7 +179,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             storage.check(self.data_path.parent)
             self._build_remotely()
             return
-        if self.data_path.exists():
+        if self.data_path.exists() and not self.is_complete():
             raise RuntimeError(
                 f"{self.data_path} is there without its {INDEX_FILE}: damaged, or not built by this program."
                 " Delete the folder and build again"
@@ -171,31 +188,26 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         temporary.mkdir(parents=True)
         try:
             self._write(temporary)
+            if self.data_path.exists():  # outdated
+                self.data_path.rename(temporary_folder(self.data_path))
             temporary.rename(self.data_path)
         finally:
-            if temporary.exists():
-                temporary.rmtree()
+            remove_leftovers(self.data_path)
 
     def _build_remotely(self) -> None:
-        temporary = temporary_folder(epath.Path(shard_cache.local_folder(self.data_path)))
-        temporary.mkdir(parents=True)
-        try:
-            self._write(temporary)
-            if self.data_path.exists():  # of an upload that did not end
+        with scratch.folder(shard_cache.local_folder(self.data_path).parent, scratch.BUILDING) as temporary:
+            self._write(epath.Path(temporary))
+            if self.data_path.exists():  # outdated, or of an upload that did not end
                 self.data_path.rmtree()
-            shard_cache.publish(Path(temporary), self.data_path, last=INDEX_FILE)
-        finally:
-            temporary.rmtree()
+            shard_cache.publish(temporary, self.data_path, last=INDEX_FILE)
 
     def _write(self, folder: epath.Path) -> None:
-        report = BuildReport(corpus=self.info.full_name, started=time.time())
+        report = BuildReport(corpus=self.info.full_name, started=time.time(), tolerated=self.tolerated)
         rows: list[dict[str, Any]] = []
         with ShardWriter(folder, self.name, self.info.features) as writer:
             for utterance, columns in self._utterances(report):
                 writer.write(utterance.to_example())
                 rows.append(columns)
-        if not rows:
-            raise ValueError(f"corpus {self.info.full_name}: no utterance at all, so nothing to train on")
         self.info.set_splits(tfds.core.splits.SplitDict([writer.split_info()]))
         self.info.write_to_directory(folder)
         table, buffer = index_table(rows), pa.BufferOutputStream()
@@ -235,12 +247,11 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
                 utterance, merge = _describe(raw, outcome)
                 report.add(utterance, merge, outcome.info, raw.correction)
                 yield utterance, _index_row(utterance, outcome) | {"emobox_fold": raw.emobox_fold}
-        if report.skipped > self.MAX_SKIPPED * (report.built + report.skipped):
-            raise TooManySkippedError(report.explain_skipped(self.MAX_SKIPPED))
+        self.accept(report)
 
     def _is_hopeless(self, report: BuildReport, expected: int) -> bool:
         """Whether there is no need to read the rest."""
-        return bool(expected) and report.skipped > self.MAX_SKIPPED * max(expected, report.built)
+        return bool(expected) and report.unusable > self.MAX_SKIPPED * max(expected, report.built)
 
 
 def _describe(raw: RawUtterance, converted: conversion.Converted) -> tuple[record.Utterance, str | None]:

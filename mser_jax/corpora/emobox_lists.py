@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
+from mser_jax import storage
+from mser_jax.corpora import folds, tables
 from mser_jax.corpora.builder import RawUtterance
 
 # Our names that are not theirs with other marks.
@@ -46,6 +48,23 @@ def folder_of(name: str) -> str:
     return _FOLDERS.get(name, name.replace("_", ""))
 
 
+def folder(emobox: epath.PathLike, name: str) -> epath.Path:
+    """Where a clone of EmoBox has its lists of the corpus `name`, ours or theirs.
+
+    Raises:
+      FileNotFoundError: not a clone, or it has no lists of this corpus (those that it has are named).
+    """
+    root = storage.absolute(emobox) / "data"
+    lists = root / folder_of(name)
+    if not lists.exists():
+        there = sorted(path.name for path in root.iterdir()) if root.exists() else []
+        raise FileNotFoundError(
+            f"{lists}: EmoBox has no lists of {name!r}; {f'it has {there}' if there else 'expected a clone'}"
+            " of https://github.com/emo-box/EmoBox"
+        )
+    return lists
+
+
 class Lists:
     """The lists of one corpus. `found` is the names of entries that `fold` was asked for."""
 
@@ -56,18 +75,12 @@ class Lists:
           name: ours, or theirs.
 
         Raises:
-          FileNotFoundError: not a clone, or it has no lists of this corpus (those that it has are named).
+          FileNotFoundError: as `folder`.
           ValueError: a line that is none of theirs (named).
         """
-        root = epath.Path(emobox).expanduser() / "data"
-        self._folder, self._corpus = root / folder_of(name), folder_of(name)
-        if not self._folder.exists():
-            there = sorted(path.name for path in root.iterdir()) if root.exists() else []
-            raise FileNotFoundError(
-                f"{self._folder}: EmoBox has no lists of {name!r}; {f'it has {there}' if there else 'expected a clone'}"
-                " of https://github.com/emo-box/EmoBox"
-            )
+        self._folder, self._corpus = folder(emobox, name), folder_of(name)
         self.found: set[str] = set()
+        self._unlisted = 0
 
     @functools.cached_property
     def entries(self) -> Mapping[str, Entry]:
@@ -89,10 +102,10 @@ class Lists:
     def labels(self) -> Mapping[str, str]:
         """The corpus's code of an emotion -> EmoBox's word; empty where the code is the word."""
         path = self._folder / "label_map.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return tables.json_of(path, dict) if path.exists() else {}
 
     def fold(self, raw: RawUtterance) -> int:
-        """The fold that tests an utterance, 0 = none, or EmoBox does not have it.
+        """The fold that tests an utterance, 0 = none, folds.UNLISTED = EmoBox does not have it.
 
         It is looked up by its id and by its file: the longest end of its path that any entry's path has, without
         endings (recordings are kept in other formats, too), and only where that end is one entry's alone. A file that
@@ -104,7 +117,8 @@ class Lists:
             tails = (*_tails(raw.name), *_tails(raw.id))
             entry = next((self._by_tail[tail] for tail in tails if tail in self._by_tail), None)
         if entry is None:
-            return 0
+            self._unlisted += 1
+            return folds.UNLISTED
         self.found.add(entry.name)
         return entry.fold
 
@@ -130,21 +144,26 @@ class Lists:
 
     def _entry(self, line: Mapping[str, object], part: str, fold: int) -> Entry:
         wav, key = str(line["wav"]), str(line["key"])
+        start, end = float(line.get("start_time", 0.0)), float(line.get("end_time", 0.0))
+        if end and not 0 <= start < end:
+            raise ValueError(f"from {start} to {end} s")
         return Entry(
             name=key.removeprefix(f"{self._corpus}-"),
             path=wav.removeprefix(f"downloads/{self._corpus}/"),
             emotion=str(line["emo"]),
-            start=float(line.get("start_time", 0.0)),
-            end=float(line.get("end_time", 0.0)),
+            start=start,
+            end=end,
             fold=fold if part == "test" else 0,
             split=part,
         )
 
     def counts(self) -> dict[str, int]:
-        """For the report: utterances that EmoBox lists, those of them that were found, and how many each fold tests."""
+        """For the report: utterances that EmoBox lists, those of them that were found, how many it does not list, and
+        how many each fold tests.
+        """
         tests = collections.Counter(self.entries[name].fold for name in self.found)
         found = {f"tested in fold {fold}": count for fold, count in sorted(tests.items()) if fold}
-        return {"listed": len(self.entries), "found": len(self.found), **found}
+        return {"listed": len(self.entries), "found": len(self.found), "unlisted": self._unlisted, **found}
 
 
 def _tails(path: str) -> Iterator[str]:

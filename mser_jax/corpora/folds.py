@@ -1,7 +1,8 @@
 """Which utterances are trained on and which tested, as named schemes over the index of a prepared corpus.
 
     official   the split its owners published (the record's own `split`)
-    emobox     folds compatible with EmoBox (Ma et al., Interspeech 2024): fold k tests what carries `emobox_fold` k
+    emobox     folds compatible with EmoBox (Ma et al., Interspeech 2024): fold k tests what carries `emobox_fold` k;
+               what its lists do not name (UNLISTED) is in no fold, as it may be of the speakers that are tested
     speaker    speaker-disjoint folds by rule, for every corpus
 
 `ravdess:emobox-2` and `ravdess:speaker-1` (default 5 folds; `ravdess:speaker-1of10`) are specs with these splits.
@@ -20,6 +21,9 @@ import numpy as np
 SCHEMES = ("official", "emobox", "speaker")
 _SPEC = re.compile(r"(official)|(emobox)-(\d+)|(speaker)-(\d+)(?:of(\d+))?")
 DEFAULT_FOLDS = 5
+UNLISTED = -1  # `emobox_fold` of what EmoBox's lists do not name
+# The `split` of what a fold neither trains nor tests; "" would pass every filter of splits.
+LEFT_OUT = "left out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Fold:
     of: int = DEFAULT_FOLDS
 
     def split(self, columns: Mapping[str, Sequence]) -> np.ndarray:
-        """Object array [rows] of "train" | "test" (or as published) from the columns speaker, split, emobox_fold.
+        """Object array [rows] of "train" | "test" | LEFT_OUT (or as published) from the columns speaker, split and
+        emobox_fold.
 
         Raises:
           ValueError: the corpus has no such fold.
@@ -44,9 +49,11 @@ class Fold:
             columns["speaker"], self.of
         )  # fmt: skip
         if self.number not in folds or self.number < 1:
-            there = sorted(set(folds.tolist()) - {0})
+            there = sorted(set(folds.tolist()) - {0, UNLISTED})
             raise ValueError(f"no fold {self.number} in scheme {self.scheme!r}; there are {there or 'none'}")
-        return np.where(folds == self.number, "test", "train").astype(object)
+        split = np.where(folds == self.number, "test", "train").astype(object)
+        split[folds == UNLISTED] = LEFT_OUT
+        return split
 
 
 def parse(text: str) -> Fold:
@@ -83,8 +90,8 @@ def speaker_folds(speakers: Sequence[str], folds: int = DEFAULT_FOLDS) -> np.nda
 
 
 def summary(columns: Mapping[str, Sequence]) -> list[dict[str, int | str]]:
-    """What each fold of each scheme holds: scheme, fold, train, validation, test, and how many speakers are in both
-    train and test.
+    """What each fold of each scheme holds: scheme, fold, train, validation, test, how many are left out, and how many
+    speakers are in both train and test.
     """
     rows = []
     for fold in _all(columns):
@@ -92,12 +99,13 @@ def summary(columns: Mapping[str, Sequence]) -> list[dict[str, int | str]]:
         speakers = np.asarray(columns["speaker"], dtype=object)
         shared = (set(speakers[split == "train"]) & set(speakers[split == "test"])) - {""}
         sizes = {name: int((split == name).sum()) for name in ("train", "validation", "test")}
+        sizes["left_out"] = int((split == LEFT_OUT).sum())
         rows.append({"scheme": fold.scheme, "fold": fold.number, **sizes, "speakers_in_both": len(shared)})
     return rows
 
 
 def _all(columns: Mapping[str, Sequence]) -> list[Fold]:
     found = [Fold("official")] if {"train", "test"} <= set(columns["split"]) else []
-    found += [Fold("emobox", int(k)) for k in sorted(set(columns["emobox_fold"]) - {0})]
+    found += [Fold("emobox", int(k)) for k in sorted(set(columns["emobox_fold"]) - {0, UNLISTED})]
     numbers = sorted(set(speaker_folds(columns["speaker"]).tolist()) - {0})
     return found + ([Fold("speaker", k) for k in numbers] if len(numbers) > 1 else [])

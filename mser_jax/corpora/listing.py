@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from mser_jax.corpora import builder, emotions, public, registry, seen_by
+from mser_jax.corpora import builder, emotions, public, registry, scratch, seen_by, source
 
 # One letter for each of emotions.EMOTIONS, in their order.
 _LETTERS = "ADFHNSU"
@@ -64,6 +64,8 @@ def _prepared(name: str, data_dir: epath.Path) -> Iterator[dict[str, Any]]:
     """The complete builds below `data_dir`/name: of each version, and of each config where it has those."""
     for pattern in (f"*/{builder.INDEX_FILE}", f"*/*/{builder.INDEX_FILE}"):
         for path in sorted((data_dir / name).glob(pattern)) if (data_dir / name).exists() else ():
+            if any(scratch.NAMES.match(part) for part in path.relative_to(data_dir).parts):
+                continue
             report = json.loads((path.parent / builder.REPORT_FILE).read_text(encoding="utf-8"))
             yield {"folder": os.fspath(path.parent), "report": report}
 
@@ -91,6 +93,7 @@ def table(corpora: Sequence[Mapping[str, Any]], data_dir: str = "") -> str:
 def _row(corpus: Mapping[str, Any]) -> tuple[str, ...]:
     built = [item["report"] for item in corpus["prepared"]]
     prepared = f"{sum(r['built'] for r in built)}, {sum(r['hours_total'] for r in built):.2f} h" if built else "–"
+    prepared += ", partial" if any(r.get("partial") for r in built) else ""
     if "about" in corpus:
         return (
             corpus["name"],
@@ -190,7 +193,9 @@ def _folds(corpus: Mapping[str, Any]) -> str:
 
 def describe(report: Mapping[str, Any]) -> list[str]:
     """Lines for reading of a report.json."""
-    lines = [
+    lines = [f"PARTIAL: {report['partial']}"] if report.get("partial") else []
+    lines += [f"built from {source.describe(report['source'])}"] if report.get("source") else []
+    lines += [
         f"{report['built']} utterances of {report['speakers']} speakers, {report['hours_total']:.2f} h,"
         f" {report['megabytes']:.1f} MiB, built in {report['build_seconds']:.1f} s",
         f"{report['downmixed']} mixed down to mono; resampled from: {report['resampled_from_hz'] or 'none'}",
@@ -207,8 +212,8 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     lines += [f"  {item['path']}: {item['reason']}, {item['detail']}" for item in report["skipped_items"][:20]]
     if report["skipped"] > 20:
         lines.append(f"  … all {report['skipped']} are in report.json")
-    heads = ("scheme", "fold", "train", "validation", "test", "speakers_in_both")
-    rows = [[str(row[head]) for head in heads] for row in report.get("folds", ())]
+    heads = ("scheme", "fold", "train", "validation", "test", "left_out", "speakers_in_both")
+    rows = [[str(row.get(head, "")) for head in heads] for row in report.get("folds", ())]
     cells = [[cell.replace("_", " ") for cell in row] for row in (heads, *rows)]
     return lines + (["", *("".join(f"{cell:>18}" for cell in row) for row in cells)] if rows else [])
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,35 +21,16 @@ import pyarrow as pa
 from etils import epath
 
 from mser_jax import storage
-from mser_jax.corpora import emobox_lists, folds, shard_cache
+from mser_jax.corpora import completeness, emobox_lists, emotions, folds, shard_cache, tables
 from mser_jax.corpora import source as source_lib
 from mser_jax.corpora.build_report import BuildReport
 from mser_jax.corpora.builder import CorpusBuilder, LeftOut, RawUtterance
+from mser_jax.corpora.facts import Facts
 
-NAME_REASON = "name"
-MISSING_REASON = "missing"
+NAME_REASON, MISSING_REASON, CODE_REASON, TABLE_REASON = "name", "missing", "code", "table"
+_LISTED = 1000  # missing recordings that the report of a part of a corpus lists
 # What `utterance` returns for a recording that the corpus's table does not have.
 UNLABELLED = LeftOut("", "no label", on_purpose=True)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of a corpus before it is on this machine.
-
-    languages: BCP-47. utterances, hours, speakers: as published, 0 = unknown. emotions: its own labels. obtain: where
-    it is to be had and under what conditions. folder: what --source should hold.
-    """
-
-    title: str
-    languages: tuple[str, ...]
-    utterances: int = 0
-    hours: float = 0.0
-    speakers: int = 0
-    emotions: tuple[str, ...]
-    license: str
-    obtain: str
-    citation: str
-    folder: str
 
 
 class PublicCorpus(CorpusBuilder):
@@ -67,10 +50,14 @@ class PublicCorpus(CorpusBuilder):
       corpus (search), with the reason counted in the report.
     EMOBOX_SPEAKERS: "whom EmoBox tests on in fold 1", "in fold 2", …, blanks between speakers, where its folds go by
       speaker; other folds are lists of files, read from a clone of EmoBox where one is given (emobox_lists.py).
-    A path that neither fits is left out with reason "name", and stops the build where there are more than MAX_SKIPPED.
+    SPEAKERS: all of them, where they are known by name; EMOBOX_SPEAKERS' by default. WHOLE: utterances of the smallest
+      copy that counts as all of it, where that is not FACTS's; 0 where only the corpus's own tables can tell.
+    UNEXPLAINED: labels beside FACTS's that occur and mean none of the seven.
+    A path that neither fits is left out with reason "name", one with a code that `utterance` does not know with reason
+    "code"; more than MAX_SKIPPED of them stop the build.
 
     Where labels come as a table, `read_labels` reads it, by whatever key `utterance` takes them out of `labels` (pop);
-    what is in the table and not among the files is listed as missing.
+    what is in the table and not among the files is listed as missing, and what it puts in `damaged` is listed too.
     """
 
     FACTS: ClassVar[Facts]
@@ -80,37 +67,140 @@ class PublicCorpus(CorpusBuilder):
     IGNORED: ClassVar[Mapping[str, str]] = {}  # pattern -> why
     NESTED_ARCHIVES: ClassVar[bool] = True
     EMOBOX_SPEAKERS: ClassVar[tuple[str, ...]] = ()
+    SPEAKERS: ClassVar[tuple[str, ...]] = ()
+    UNEXPLAINED: ClassVar[tuple[str, ...]] = ()
+    WHOLE: ClassVar[int | None] = None
 
-    def __init__(self, *, source: str = "", emobox: str = "", fold: folds.Fold | None = None, **kwargs: Any):
-        """source, emobox: the original download and a clone of EmoBox, for building and not for reading. fold: the
-        split that `index` shows.
+    def __init__(
+        self,
+        *,
+        source: str = "",
+        emobox: str = "",
+        allow_partial: bool = False,
+        fold: folds.Fold | None = None,
+        **kwargs: Any,
+    ):
+        """source, emobox: the original download and a clone of EmoBox, for building and not for reading. allow_partial:
+        a part of the corpus will do. fold: the split that `index` shows.
         """
         self._source, self._emobox, self._fold = source, emobox, fold
+        self.allow_partial = allow_partial
+        self.tolerated = frozenset({MISSING_REASON} if allow_partial else ())
         self._lists: emobox_lists.Lists | None = None
+        self._found = completeness.Found()
+        self._unread: list[str] = []
+        self.damaged: list[LeftOut] = []
         super().__init__(**kwargs)
 
     @classmethod
-    def from_argument(cls, argument: str, data_dir: str = "", source: str = "", emobox: str = "") -> PublicCorpus:
+    def from_argument(
+        cls, argument: str, data_dir: str = "", source: str = "", emobox: str = "", allow_partial: bool = False
+    ) -> PublicCorpus:
         """Builder for "name", "name:official", "name:emobox-2" or "name:speaker-1of5" (see folds.py).
 
         Raises:
           ValueError: another argument.
         """
         fold = folds.parse(argument) if argument else None
-        return cls(data_dir=data_dir or None, source=source, emobox=emobox, fold=fold)
+        return cls(data_dir=data_dir or None, source=source, emobox=emobox, allow_partial=allow_partial, fold=fold)
 
     def prepare(self) -> None:
         """See CorpusBuilder.prepare.
 
         Raises:
           FileNotFoundError: the corpus is not on this machine and no source was given; says how to get it.
-          ValueError: EmoBox is given, for a corpus that was prepared without it.
+          PartialCorpusError: the source, or what was prepared from it, is a part of the corpus.
+          ValueError: it was prepared from another source, or without EmoBox's folds.
         """
-        if self._emobox and self.is_complete() and not any(super().index()["emobox_fold"].to_pylist()):
-            raise ValueError(f"{self.data_dir} was prepared without EmoBox's folds. Delete it and build it with them")
         if not self.is_complete() and not self._source:
             raise FileNotFoundError(self.how_to_get())
         super().prepare()
+
+    def outdated(self) -> bool:
+        """Whether a part of the corpus is prepared, from another source than the one that is given now.
+
+        Raises:
+          PartialCorpusError: a part is prepared from this source, and it was not said that a part will do.
+          ValueError: all of it is prepared, from another source or with other lists of EmoBox's than those given.
+        """
+        again = f"To build it again, delete {self.data_path} first"
+        if self._emobox and not any(fold > 0 for fold in super().index()["emobox_fold"].to_pylist()):
+            raise ValueError(f"{self.data_path} was prepared without EmoBox's folds. {again}")
+        if not self._source:
+            return False
+        report = json.loads(self.report_path.read_text(encoding="utf-8"))
+        partial, built_from = report.get("partial", ""), report.get("source")
+        if not built_from:  # of a time when it was not kept
+            return report["built"] < completeness.WHOLE * self.whole().utterances
+        if not self._is_same_source(built_from):
+            if partial:
+                return True
+            raise ValueError(
+                f"{self.data_path} was built from {source_lib.describe(built_from)} and not from"
+                f" {source_lib.describe(self._fingerprint)}. {again}"
+            )
+        if partial and not self.allow_partial:
+            raise completeness.PartialCorpusError(
+                completeness.explain(self.name, self._source, partial, self._unread, self.FACTS)
+            )
+        return False
+
+    def _is_same_source(self, built_from: Mapping[str, Any]) -> bool:
+        """Whether the source that is given is the one that was built; by its path where it is no longer there."""
+        path = storage.absolute(self._source)
+        if not path.exists():
+            return source_lib.readable(path) == built_from["path"]
+        keys = ("files", "bytes", "names", *(("emobox",) if self._emobox else ()))
+        return all(built_from.get(key) == self._fingerprint[key] for key in keys)
+
+    @functools.cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        """Of the source, and of EmoBox's lists where they are given."""
+        found = source_lib.fingerprint(self._source)
+        if self._emobox:
+            found["emobox"] = source_lib.fingerprint(emobox_lists.folder(self._emobox, self.lists_of()))["names"]
+        return found
+
+    def whole(self) -> completeness.Whole:
+        """What the whole corpus has, as far as it is published."""
+        facts = self.FACTS
+        return completeness.Whole(
+            utterances=facts.utterances if self.WHOLE is None else self.WHOLE,
+            people=facts.speakers,
+            speakers=self.SPEAKERS or tuple(sorted(" ".join(self.EMOBOX_SPEAKERS).split())),
+            languages=facts.languages,
+            labels=() if "…" in facts.emotions else facts.emotions,
+        )
+
+    def accept(self, report: BuildReport) -> None:
+        """See CorpusBuilder.accept.
+
+        Raises:
+          PartialCorpusError: it is a part of the corpus, and it was not said that a part will do.
+        """
+        gone = [item["path"] for item in report.skipped_items if item["reason"] == MISSING_REASON]
+        missing, found = len(gone) + report.left_out.get(MISSING_REASON, 0), self._found
+        if missing > self.MAX_SKIPPED * (report.built + report.unusable + missing * self.allow_partial):
+            number = f"{'' if self.allow_partial else 'at least '}{missing}"
+            found.absent.append(f"{number} recordings are missing, the first {gone[0]}")
+        found.utterances = report.built
+        report.published = self.whole().utterances
+        report.source = self._fingerprint
+        if self._unread:
+            report.left_out["archive that Python does not read"] += len(self._unread)
+        # Where too much is unusable, that is the reason and not the source's size.
+        if missing or report.unusable <= self.MAX_SKIPPED * (report.built + report.unusable):
+            report.partial = self._refuse_a_part(found)
+        super().accept(report)
+
+    def _refuse_a_part(self, found: completeness.Found) -> str:
+        """How what was found falls short of the whole, where that will do."""
+        partial = self.whole().lacking(found)
+        if partial and not self.allow_partial:
+            raise completeness.PartialCorpusError(
+                completeness.explain(self.name, self._source, partial, self._unread, self.FACTS)
+            )
+        return partial
 
     def how_to_get(self) -> str:
         """The message for who asks for a corpus that is not there."""
@@ -126,9 +216,21 @@ class PublicCorpus(CorpusBuilder):
         table = super().index()
         if self._fold is None:
             return table
+        if self._fold.scheme == "emobox":
+            self._refuse_old_lists()
         columns = {name: table[name].to_pylist() for name in ("speaker", "split", "emobox_fold")}
         split = pa.array(self._fold.split(columns), pa.string())
         return table.set_column(table.column_names.index("split"), "split", split)
+
+    def _refuse_old_lists(self) -> None:
+        """ValueError: built when utterances that EmoBox's lists lack were no different from those that they train."""
+        report = json.loads(self.report_path.read_text(encoding="utf-8"))
+        lists = report.get("emobox")
+        if lists and "unlisted" not in lists and report["built"] > lists["found"]:
+            raise ValueError(
+                f"{self.data_path} does not tell which utterances EmoBox's lists lack, as they are built now."
+                " Delete it and build it again"
+            )
 
     def expected_count(self) -> int:
         """Number of utterances as published."""
@@ -140,44 +242,110 @@ class PublicCorpus(CorpusBuilder):
         remote = storage.is_remote(self.data_path)
         scratch = Path(shard_cache.local_folder(self.data_path) if remote else self.data_path).parent
         self._lists = emobox_lists.Lists(self._emobox, self.lists_of()) if self._emobox else None
+        self._found, _ = completeness.Found(), self._fingerprint
         with source_lib.opened(self._source, scratch, nested=self.NESTED_ARCHIVES) as self._folder:
+            self._unread = source_lib.unread(self._folder)
+            if self._unread:
+                print(f"{self._source}: Python does not read {self._unread[0]}; unpack it yourself", file=sys.stderr)
             yield
 
     def raw_utterances(self) -> Iterator[RawUtterance | LeftOut]:
         """What `read` finds in the source, with EmoBox's folds."""
         for raw in self.read(self._folder):
-            is_left_out = isinstance(raw, LeftOut)
-            yield raw if is_left_out else dataclasses.replace(raw, emobox_fold=self.emobox_fold(raw))
+            if isinstance(raw, LeftOut):
+                yield raw
+                continue
+            self._found.add(raw)
+            yield dataclasses.replace(raw, emobox_fold=self.emobox_fold(raw))
 
     def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
         """Every utterance below `folder`, in the order of the paths. Corpora that come as tables override this."""
+        self.damaged = []
+        try:
+            self.labels = self.read_labels(folder)
+        except (LookupError, TypeError, AttributeError, UnicodeError) as error:
+            raise tables.TableError(f"{folder}: its tables are not as expected ({error!r})") from error
+        items: Iterable[RawUtterance | LeftOut] = self._of_files(folder)
+        if not self.labels:  # then the names tell at once how much there is
+            items = list(items)
+            found = completeness.Found()
+            found.add(*(raw for raw in items if isinstance(raw, RawUtterance)))
+            if found.utterances:
+                self._refuse_a_part(found)
+        yield from items
+        for number, name in enumerate(self.labels):
+            detail = "there is a label for it but no such file"
+            yield LeftOut(str(name), MISSING_REASON, detail, on_purpose=self.allow_partial and number > _LISTED)
+        yield from self.damaged
+
+    def _of_files(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
+        """What the names and the tables say of every file."""
         seen: set[str] = set()
-        self.labels = self.read_labels(folder)
         for path in source_lib.files(folder, self.SUFFIXES):
-            relative = path.relative_to(folder).as_posix()
+            relative = source_lib.readable(path.relative_to(folder))
             if reason := self._ignored(relative):
                 yield LeftOut(relative, reason, on_purpose=True)
                 continue
-            match, correction = self._match(relative)
+            match, correction = self.match(relative)
             if match is None:
-                detail = f"expected a path ending like {self.FACTS.folder}"
-                yield LeftOut(relative, NAME_REASON, detail)
+                yield LeftOut(relative, NAME_REASON, f"expected a path ending like {self.FACTS.folder}")
             elif match[0] in seen:  # the download of some mirrors holds every file twice
                 yield LeftOut(relative, "the same file again", on_purpose=True)
             else:
                 seen.add(match[0])
-                raw = self.utterance(match)
+                raw = self._utterance(match)
                 if isinstance(raw, LeftOut):
                     yield dataclasses.replace(raw, name=relative)
                     continue
                 yield dataclasses.replace(raw, audio=path, correction=raw.correction or correction, origin=relative)
-        for name in self.labels:
-            yield LeftOut(str(name), MISSING_REASON, "there is a label for it but no such file")
+
+    def _utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
+        """`utterance`, or why it knows nothing of this one."""
+        try:
+            raw = self.utterance(match)
+            if isinstance(raw, LeftOut) or raw.emotion is not None or self.is_label(raw.emotion_native):
+                return raw
+            return LeftOut("", CODE_REASON, f"unknown label {raw.emotion_native!r}")
+        except tables.TableError as error:
+            return LeftOut("", TABLE_REASON, str(error))
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            detail = f"unknown code {error.args[0]!r}" if isinstance(error, KeyError) else repr(error)
+            return LeftOut("", CODE_REASON, detail)
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """The corpus's own tables, if any; see source.find and source.rows."""
         del folder
         return {}
+
+    def is_label(self, label: str) -> bool:
+        """Whether the corpus has such a label, or the table of emotions knows the word."""
+        known = {name.casefold() for name in (*self.FACTS.emotions, *self.UNEXPLAINED)}
+        return label.strip().casefold() in known or any(emotions.canonical(label))
+
+    def label(self, row: tables.Row, column: str) -> str:
+        """The label in a cell of the corpus's table. TableError: none of its labels."""
+        label = row[column].strip()
+        if self.is_label(label):
+            return label
+        expected = ", ".join(self.FACTS.emotions)
+        raise tables.TableError(f"{row.where}, column {column!r}: unknown label {label!r}, expected one of {expected}")
+
+    def keyed(self, rows: Iterable[tables.Row], key: Callable[[tables.Row], str]) -> dict[str, tables.Row]:
+        """Rows by `key`. One without it, and those of one key that differ, are put into `damaged`."""
+        found: dict[str, tables.Row] = {}
+        twice: set[str] = set()
+        for row in rows:
+            try:
+                name = key(row)
+            except tables.TableError as error:
+                self.damaged.append(LeftOut(row.where, TABLE_REASON, str(error)))
+                continue
+            first = found.setdefault(name, row)
+            if first != row:
+                twice.add(name)
+                detail = f"{name!r} was already in {first.where}, with other cells"
+                self.damaged.append(LeftOut(row.where, TABLE_REASON, detail))
+        return {name: row for name, row in found.items() if name not in twice}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """What GRAMMAR's match says of an utterance, through `raw`; `audio` and a LeftOut's name come from `read`."""
@@ -192,8 +360,8 @@ class PublicCorpus(CorpusBuilder):
         return RawUtterance(**{"audio": b"", **defaults, **fields})
 
     def emobox_fold(self, raw: RawUtterance) -> int:
-        """EmoBox's fold that tests this utterance, 0 = none known: by its lists, else what the builder says, else by
-        speaker.
+        """EmoBox's fold that tests this utterance, 0 = none known, folds.UNLISTED = its lists do not have it: by its
+        lists, else what the builder says, else by speaker.
         """
         if self._lists is not None:
             return self._lists.fold(raw)
@@ -204,21 +372,6 @@ class PublicCorpus(CorpusBuilder):
         """Whose lists are read from EmoBox."""
         return self.name
 
-    def learn(self, folder: epath.Path) -> None:
-        """Reads the corpus's tables where they are in `folder`, for `by_name`."""
-        self.labels = _Blank()
-        with contextlib.suppress(FileNotFoundError):
-            self.labels = self.read_labels(folder) or self.labels
-
-    def by_name(self, path: str) -> RawUtterance | None:
-        """What a recording's name, and the tables that `learn` found, say of it; None where nothing. No `audio`."""
-        match = self._match(path)[0] if hasattr(self, "GRAMMAR") else None
-        # Where the tables are not there, `utterance` may lack what they would have said.
-        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
-            raw = match and self.utterance(match)
-            return raw if isinstance(raw, RawUtterance) else None
-        return None
-
     def complete(self, report: BuildReport) -> None:
         """See CorpusBuilder.complete."""
         if self._lists is not None:
@@ -227,26 +380,13 @@ class PublicCorpus(CorpusBuilder):
     def _ignored(self, relative: str) -> str:
         return next((why for pattern, why in self.IGNORED.items() if re.search(pattern, relative)), "")
 
-    def _match(self, relative: str) -> tuple[re.Match[str] | None, str]:
+    def match(self, relative: str) -> tuple[re.Match[str] | None, str]:
         """The match of the path's end, and the correction that made it one."""
         for tail in _tails(relative):
             corrected = self.CORRECTIONS.get(tail, tail)
             if match := self.GRAMMAR.fullmatch(corrected):
                 return match, f"{tail} → {corrected}" if corrected != tail else ""
         return None, ""
-
-
-class _Blank(dict[Any, Any]):
-    """A table of labels that has a row for everything, in which nothing stands."""
-
-    def pop(self, *key: Any) -> Any:
-        return _Blank()
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return default
-
-    def __missing__(self, key: Any) -> str:
-        return ""
 
 
 def votes(labels: Iterable[str] | Mapping[str, float]) -> str:

@@ -64,15 +64,18 @@ def open_corpus(spec: str, data_dir: str = "") -> PreparedCorpus:
     return PreparedCorpus(corpus.short_name, spec, str(corpus.data_dir), index, source)
 
 
-def corpus_builder(spec: str, data_dir: str = "", source: str = "", emobox: str = "") -> Any:
+def corpus_builder(
+    spec: str, data_dir: str = "", source: str = "", emobox: str = "", allow_partial: bool = False
+) -> Any:
     """The CorpusBuilder of a spec, nothing built yet. Errors as in `open_corpus`.
 
     source: the original download of a public corpus (public_corpus.py), which building needs. emobox: a clone of
-    EmoBox's repository, for its folds.
+    EmoBox's repository, for its folds. allow_partial: a part of the corpus will do.
     """
     name, _, argument = spec.partition(":")
     builder_class = corpus_class(name)
-    given = {key: value for key, value in {"source": source, "emobox": emobox}.items() if value}
+    given = {"source": source, "emobox": emobox, "allow_partial": allow_partial}
+    given = {key: value for key, value in given.items() if value}
     if given and name not in public.NAMES:
         raise ValueError(f"corpus {name!r} takes no source, got {given}: it is made by this program or is a folder")
     return builder_class.from_argument(argument, data_dir, **given)

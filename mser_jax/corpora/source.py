@@ -6,64 +6,136 @@ would take a request's time each, and some builders look at files more than once
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import csv
+import hashlib
+import itertools
 import os
 import shutil
 import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
 from mser_jax import storage
+from mser_jax.corpora import archives, scratch
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# Nothing in the standard library reads these.
-OTHER_ARCHIVES = (".rar", ".7z")
-# What Mac's and Windows' file managers leave in folders and archives.
-_LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db")
+# What Mac's and Windows' file managers and git leave in folders and archives.
+_LITTER = {"__MACOSX", ".DS_Store", "Thumbs.db", ".git"}
+# What a corpus that was built holds (by that it is told from a source), should one be built into its own source.
+_BUILT = {"index.parquet", "dataset_info.json"}
+_PRINT_BYTES = 1 << 20  # of the beginning and the end of an archive; a zip's checksums are at the end
 
 
 @contextlib.contextmanager
-def opened(source: epath.PathLike, scratch: epath.PathLike, *, nested: bool = True) -> Iterator[epath.Path]:
-    """The folder with the files of `source`; what is unpacked or copied lies below `scratch` and is removed at the end.
+def opened(source: epath.PathLike, parent: epath.PathLike, *, nested: bool = True) -> Iterator[epath.Path]:
+    """The folder with the files of `source`; what is unpacked or copied lies below `parent` and is removed at the end.
 
     Args:
-      source: a folder or an archive of ARCHIVES, local or `gs://`.
-      scratch: a local folder (made if missing) with room for what is unpacked, and for a source on `gs://`.
+      source: a folder or an archive, local or `gs://`.
+      parent: a local folder (made if missing) with room for what is unpacked, and for a source on `gs://`.
       nested: also unpack archives that lie in a folder (owners often ship a folder of zips): then files are read from
         links to `source` and what was unpacked stands in a folder named like its archive, without the ending.
 
     Raises:
       FileNotFoundError: no such source.
-      ValueError: an archive of a kind that Python cannot read, or one that is damaged (named).
+      ArchiveError: as archives.unpack; or more than archives.MAX_DEPTH archives in each other.
       OSError: no room to unpack or to copy.
     """
-    path = epath.Path(source).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"source {os.fspath(source)!r}: no such folder or archive. Give the original download")
-    remote = storage.is_remote(path)
-    if path.is_dir() and not remote and not (nested and _archives(path)):
+    path = existing(source)
+    remote, is_folder = storage.is_remote(path), path.is_dir()
+    if is_folder and not remote and not (nested and _archives(path)):
         yield path
         return
-    Path(scratch).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="unpacked.", dir=scratch) as folder:
-        if path.is_dir() and remote:
-            _copy(path, Path(folder))
-        elif path.is_dir():
-            _link(path, Path(folder))
+    with scratch.folder(Path(parent)) as folder:
+        budget = archives.Budget(folder)
+        if not is_folder:
+            with _local(path, folder) as archive:
+                archives.unpack(archive, folder, budget, os.fspath(path))
+        elif remote:
+            _copy(path, folder)
         else:
-            unpack(path, Path(folder))
+            _link(path, folder)
+        depth = 0 if is_folder else 1
         while nested and (found := _archives(epath.Path(folder))):
-            for archive in found:
-                unpack(archive, Path(_stem(archive)))
-                archive.unlink()
+            depth += 1
+            if depth > archives.MAX_DEPTH:
+                raise archives.ArchiveError(
+                    f"{path}: more than {archives.MAX_DEPTH} archives in each other, the innermost"
+                    f" {found[0].relative_to(folder)}. Unpack it yourself and give the folder as the source"
+                )
+            for archive in map(Path, found):
+                _unpack_in_place(archive, folder, budget, os.fspath(path))
         yield epath.Path(folder)
+
+
+def existing(source: epath.PathLike) -> epath.Path:
+    """The path of `source`. FileNotFoundError: there is none. ValueError: a device or a pipe."""
+    path = storage.absolute(source)
+    if not path.exists():
+        raise FileNotFoundError(f"source {os.fspath(source)!r}: no such folder or archive. Give the original download")
+    if not (path.is_dir() or path.is_file()):
+        raise ValueError(f"source {os.fspath(source)!r}: neither a folder nor a file. Give the original download")
+    return path
+
+
+def fingerprint(source: epath.PathLike) -> dict[str, Any]:
+    """What tells a source from another without reading all of it.
+
+    path: absolute. files, bytes: their number and size. names: hash over the path and size of each file; of an archive
+    over its beginning and its end.
+
+    Raises:
+      FileNotFoundError: no such source.
+    """
+    path = existing(source)
+    digest, sizes = hashlib.sha256(), []
+    if path.is_dir():
+        for relative, size in sorted(_sizes(path).items()):
+            sizes.append(size)
+            digest.update(os.fsencode(f"{relative}\0{size}\n"))
+    elif storage.is_remote(path):
+        info = storage.file_system(path).info(os.fspath(path))
+        sizes.append(info["size"])
+        digest.update(str(info.get("crc32c") or info.get("md5Hash")).encode())
+    else:
+        with path.open("rb") as file:
+            sizes.append(file.seek(0, os.SEEK_END))
+            for start in (0, max(0, sizes[0] - _PRINT_BYTES)):
+                file.seek(start)
+                digest.update(file.read(_PRINT_BYTES))
+    return {
+        "path": readable(path),
+        "files": len(sizes),
+        "bytes": sum(size for size in sizes if size > 0),
+        "names": digest.hexdigest()[:16],
+    }
+
+
+def _sizes(folder: epath.Path) -> dict[str, int]:
+    """Size of each file by its path below `folder`, −1 of a link to nothing."""
+    if storage.is_remote(folder):
+        found = storage.file_system(folder).find(os.fspath(folder), detail=True)
+        return {os.fspath(path.relative_to(folder)): found[os.fspath(path)[5:]]["size"] for path in walk(folder)}
+    sizes = {}
+    for path in walk(folder):
+        try:
+            sizes[os.fspath(path.relative_to(folder))] = Path(path).stat().st_size
+        except OSError:
+            sizes[os.fspath(path.relative_to(folder))] = -1
+    return sizes
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """A fingerprint for reading."""
+    return f"{found['path']} ({found['files']} files, {found['bytes'] / 2**20:.1f} MiB)"
+
+
+def readable(path: epath.PathLike) -> str:
+    """A path for texts: bytes of it that are not UTF-8 as \\x.."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def files(folder: epath.Path, suffixes: Sequence[str]) -> list[epath.Path]:
@@ -76,21 +148,61 @@ def files(folder: epath.Path, suffixes: Sequence[str]) -> list[epath.Path]:
     return [path for _, path in sorted(found, key=lambda pair: pair[0])]
 
 
+def unread(folder: epath.Path) -> list[str]:
+    """Archives below `folder` that Python cannot read, and parts of split ones."""
+    return sorted(readable(path.relative_to(folder)) for path in walk(folder) if archives.UNREADABLE.search(path.name))
+
+
 def walk(folder: epath.Path) -> Iterator[epath.Path]:
-    """Every file below `folder`, following links, without what file managers leave behind."""
+    """Every file below `folder`, following links, without what file managers leave behind.
+
+    A folder that several links lead to is entered once: under its own name where it has one here.
+
+    Raises:
+      OSError: a folder that may not be read.
+    """
     if storage.is_remote(folder):
         names = storage.file_system(folder).find(os.fspath(folder))
-        paths = [epath.Path(f"gs://{name}") for name in names]
+        paths = (epath.Path(f"gs://{name}") for name in names)
     else:
-        paths = [
-            epath.Path(parent) / name
-            for parent, _, names in os.walk(os.fspath(folder), followlinks=True)
-            for name in names
-        ]
+        paths = (epath.Path(path) for path in _walk_local(os.fspath(folder)))
     for path in paths:
         parts = path.relative_to(folder).parts
-        if not (path.name.startswith("._") or set(parts) & set(_LITTER)):
+        if not (path.name.startswith("._") or _LITTER.intersection(parts)):
             yield path
+
+
+def _walk_local(root: str) -> Iterator[str]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    # A link to the source, or to what it lies in, goes round.
+    above = {_identity(os.fspath(parent)) for parent in Path(root).resolve().parents}
+    seen, pending = above, [root]
+    while pending:
+        links = []
+        start = pending.pop(0)
+        if _identity(start) in seen:
+            continue
+        for parent, folders, names in os.walk(start, onerror=stop):
+            seen.add(_identity(parent))
+            if set(names) >= _BUILT:
+                folders.clear()
+                continue
+            paths = {name: f"{parent}/{name}" for name in sorted(folders)}
+            links += [path for path in paths.values() if Path(path).is_symlink()]
+            folders[:] = [
+                name for name, path in paths.items()
+                if name not in _LITTER and not scratch.NAMES.match(name)
+                and not Path(path).is_symlink() and _identity(path) not in seen
+            ]  # fmt: skip
+            yield from (f"{parent}/{name}" for name in names)
+        pending += links
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino
 
 
 def find(folder: epath.Path, ending: str) -> epath.Path:
@@ -105,51 +217,22 @@ def find(folder: epath.Path, ending: str) -> epath.Path:
     return found[0]
 
 
-def rows(path: epath.Path, delimiter: str = ",") -> Iterator[dict[str, str]]:
-    """The lines of a table, one by one: UTF-8, the first line names the columns, no quotes between tabs."""
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    with path.open("r", encoding="utf-8-sig") as file:
-        yield from csv.DictReader(file, delimiter=delimiter, quoting=quoting)
-
-
-def text(path: epath.Path, *encodings: str) -> str:
-    """A text file that does not say how it is encoded: UTF-16 where it begins with that byte order mark, else the first
-    of UTF-8, `encodings` and Latin-1 in which it is valid.
-    """
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    for encoding in ("utf-8-sig", *encodings):
-        with contextlib.suppress(UnicodeDecodeError):
-            return data.decode(encoding)
-    return data.decode("latin-1")
-
-
-def unpack(archive: epath.Path, folder: Path) -> None:
-    """Unpacks one archive into `folder`; a member that would land outside is refused.
-
-    Raises:
-      ValueError: not an archive Python reads, or damaged.
-      OSError: no room for it.
-    """
-    name = os.fspath(archive)
-    if name.lower().endswith(OTHER_ARCHIVES):
-        raise ValueError(f"{name}: unpack it yourself (bsdtar -xf, 7z x or unrar x) and give the folder as the source")
-    if not name.lower().endswith(ARCHIVES):
-        raise ValueError(f"{name}: expected a folder or an archive ({', '.join(ARCHIVES)})")
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"unpacking {name}", file=sys.stderr, flush=True)
-    try:
-        with _local(archive, folder) as path:
-            if name.lower().endswith(".zip"):
-                with zipfile.ZipFile(path) as file:
-                    _room(folder, sum(member.file_size for member in file.infolist()), name)
-                    file.extractall(folder)
-            else:
-                with tarfile.open(path) as file:
-                    file.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{name}: damaged archive ({error}). Download it again") from error
+def _unpack_in_place(archive: Path, folder: Path, budget: archives.Budget, source: str) -> None:
+    """Replaces an archive below `folder`, or the link to it, by what it holds."""
+    is_link = archive.is_symlink()
+    path = archive.readlink() if is_link else archive
+    name = readable(path) if is_link else f"{source}: {readable(archive.relative_to(folder))}"
+    target = Path(_stem(archive))
+    # Never into a folder that is there: its files may be links to the source's own.
+    for number in itertools.count(1):
+        if not target.exists():
+            break
+        target = archive.parent / f"again{number}" / target.name
+    size = archive.stat().st_size
+    archives.unpack(os.fspath(path), target, budget, name)
+    archive.unlink()
+    if not is_link:
+        budget.give_back(size)
 
 
 @contextlib.contextmanager
@@ -160,7 +243,7 @@ def _local(path: epath.Path, folder: Path) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         copy, files = Path(scratch) / path.name, storage.file_system(path)
-        _room(folder, files.info(os.fspath(path))["size"], os.fspath(path), "copied")
+        _room(folder, files.info(os.fspath(path))["size"], os.fspath(path))
         files.get_file(os.fspath(path), os.fspath(copy))
         yield os.fspath(copy)
 
@@ -171,7 +254,7 @@ def _copy(source: epath.Path, folder: Path) -> None:
     found = file_system.find(os.fspath(source), detail=True)
     remote = [path for path in walk(source) if not os.fspath(path).endswith("/")]
     size = sum(info["size"] for info in found.values())
-    _room(folder, size, os.fspath(source), "copied")
+    _room(folder, size, os.fspath(source))
     print(
         f"copying {len(remote)} files ({size / 2**30:.2f} GiB) from {source} to {folder}", file=sys.stderr, flush=True
     )
@@ -181,25 +264,26 @@ def _copy(source: epath.Path, folder: Path) -> None:
     file_system.get([os.fspath(path) for path in remote], [os.fspath(path) for path in local])
 
 
-def _room(folder: Path, needed: int, name: str, how: str = "unpacked") -> None:
+def _room(folder: Path, needed: int, name: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(f"{name}: needs {needed / 2**30:.1f} GiB {how}, {free / 2**30:.1f} GiB are free at {folder}")
+        raise OSError(f"{name}: needs {needed / 2**30:.1f} GiB copied, {free / 2**30:.1f} GiB are free at {folder}")
 
 
 def _archives(folder: epath.Path) -> list[epath.Path]:
-    return files(folder, ARCHIVES)
+    # Of a link to nothing the error is told when it is opened; a named pipe would never end.
+    return [path for path in files(folder, archives.ENDINGS) if path.is_file() or not path.exists()]
 
 
-def _stem(archive: epath.Path) -> str:
+def _stem(archive: Path) -> str:
     name = os.fspath(archive)
-    ending = max((ending for ending in ARCHIVES if name.lower().endswith(ending)), key=len)
+    ending = max((ending for ending in archives.ENDINGS if name.lower().endswith(ending)), key=len)
     return name[: -len(ending)]
 
 
 def _link(source: epath.Path, folder: Path) -> None:
     """A tree of links to the files of `source`: archives can be replaced in it by what they hold."""
-    for path in walk(source):
+    for path in list(walk(source)):  # not while it grows: `folder` may lie in `source`
         target = folder / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(Path(path).absolute())

@@ -18,7 +18,7 @@ def data_dir(tmp_path_factory):
     source, data_dir = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("data")
     for number, name in enumerate(["03a01Wa", "03a01La", "08a01Wa", "08a02Ta", "09a01Na"]):
         soundfile.write(source / f"{name}.wav", toy_corpus.tone(seed=number), 16_000)
-    registry.corpus_builder("emodb", str(data_dir), str(source)).prepare()
+    registry.corpus_builder("emodb", str(data_dir), str(source), allow_partial=True).prepare()
     (data_dir / "tess" / "1.0.0").mkdir(parents=True)
     return data_dir
 
@@ -58,7 +58,7 @@ def test_everything_of_one(data_dir):
         "Langeweile → (none)", "http://emodb.bilderbar.info/download/download.zip", "wav/03a01Wa.wav",
         "Burkhardt et al.", "tools/prepare_corpus.py emodb --source=DIR --emobox=CLONE", "emodb:speaker-1",
         "emotion2vec+, with labels: seed: fine-tuned", "[https://huggingface.co/emotion2vec/emotion2vec_plus_seed]",
-        "5 utterances of 3 speakers", "labels that fit no canonical emotion: {'Langeweile': 1}", "speakers in both",
+        "5 utterances of 3 speakers", "emotion (a labels.toml can map them): {'Langeweile': 1}", "speakers in both",
     ):  # fmt: skip
         assert words in said, words
     assert "calm → neutral (merge: calm→neutral)" in " ".join(listing.details(listing.one("ravdess")).split())

@@ -36,6 +36,7 @@ class Aesdd(PublicCorpus):
         " Interaction, Journal of the AES 2018",
         folder="anger/a03 (3).wav",
     )
+    SPEAKERS = tuple("123456")
     # A letter tells several takes of the same utterance apart.
     GRAMMAR = re.compile(r"(?P<emotion>[adfhs])(?P<utterance>\d\d) \((?P<speaker>[1-6])\)[a-c]?\.wav")
     CORRECTIONS = {f"{name} (01).wav": f"{name} (1).wav" for name in ("d03", "f10", "f11", "f12", "f13")}  # noqa: RUF012

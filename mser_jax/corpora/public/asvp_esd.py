@@ -58,6 +58,7 @@ class AsvpEsd(PublicCorpus):
         r"03-(?P<channel>0[12])-(?P<emotion>\d\d)-\d+-\d+-(?P<actor>\d+)-(?P<age>\d+)-\d+"
         r"(-(?P<language>\d+)( ?-\d+)*)?\.wav"
     )
+    UNEXPLAINED = ("17",)
     IGNORED = {r"(^|/)03-02-[-\d ]+\.wav$": "not speech"}  # noqa: RUF012
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:

@@ -32,6 +32,7 @@ class Banglaser(PublicCorpus):
         " Data in Brief 2022",
         folder="BanglaSER/Actor 01/03-01-01-01-01-01-01.wav",
     )
+    SPEAKERS = tuple(f"{actor:02}" for actor in range(1, 35))
     GRAMMAR = re.compile(r"03-01-0(?P<emotion>[1-5])-0[12]-0(?P<sentence>[1-3])-0[1-3]-(?P<actor>[012]\d|3[0-4])\.wav")
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:

@@ -6,16 +6,17 @@ corpus, data/crema_d-00000-of-00001.parquet).
 """
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
 
+import pyarrow as pa
 import pyarrow.parquet
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public, registry, source
+from mser_jax.corpora import public, registry, source, tables
 from mser_jax.corpora.builder import SPLITS, LeftOut, RawUtterance
-from mser_jax.corpora.public_corpus import Facts, PublicCorpus
+from mser_jax.corpora.public_corpus import TABLE_REASON, Facts, PublicCorpus
 
 _LANGUAGES = {
     "bengali": "bn",
@@ -28,6 +29,7 @@ _LANGUAGES = {
     "spanish": "es",
 }
 _COLUMNS = ("file_id", "audio", "emotion", "transcription", "speaker_id", "gender", "dataset", "language")
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.parquet")
 # Rows that are in memory at a time: row groups of such files are up to a gigabyte.
 _ROWS = 32
 
@@ -49,15 +51,33 @@ class Cameo(PublicCorpus):
 
     def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
         """Every row of every parquet file, some rows at a time."""
-        for path in source.files(folder, (".parquet",)):
-            name = re.match(r"[A-Za-z_]+", path.name)[0].rstrip("_-")
+        paths = source.files(folder, (".parquet",))
+        self._found.absent += _lacking(path.name for path in paths)
+        self._refuse_a_part(self._found)
+        for path in paths:
+            name = re.match(r"[A-Za-z_]*", path.name)[0].rstrip("_-")
             split = name if name in SPLITS else ""
             with path.open("rb") as stream:
-                file = pyarrow.parquet.ParquetFile(stream)
-                if missing := set(_COLUMNS) - set(file.schema_arrow.names):
-                    raise ValueError(f"{path}: no columns {sorted(missing)}; expected those of {self.FACTS.obtain}")
-                for batch in file.iter_batches(batch_size=_ROWS):
-                    yield from (self._row(row, split, path.name) for row in batch.to_pylist())
+                yield from (self._checked(row, split, path.name) for row in self._rows(path, stream))
+
+    def _rows(self, path: epath.Path, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+        try:
+            file = pyarrow.parquet.ParquetFile(stream)
+            if missing := set(_COLUMNS) - set(file.schema_arrow.names):
+                raise tables.TableError(f"{path}: no columns {sorted(missing)}; expected those of {self.FACTS.obtain}")
+            for batch in file.iter_batches(batch_size=_ROWS):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise tables.TableError(f"{path}: damaged ({' '.join(str(error).split())}). Download it again") from error
+
+    def _checked(self, row: dict[str, Any], split: str, file: str) -> RawUtterance | LeftOut:
+        """`_row`; what lacks a text that it needs is left out."""
+        lacking = [name for name in ("file_id", "emotion", "dataset", "language") if not row[name]]
+        if lacking:
+            return LeftOut(f"{file}: {row['file_id']}", TABLE_REASON, f"nothing in the columns {lacking}")
+        return self._row(row, split, file)
 
     def _row(self, row: dict[str, Any], split: str, file: str) -> RawUtterance | LeftOut:
         corpus = _ours(row["dataset"])
@@ -84,6 +104,13 @@ class Cameo(PublicCorpus):
             license=str(row.get("license") or self.FACTS.license),
             origin=f"{file}: {file_id}",
         )
+
+
+def _lacking(names: Iterable[str]) -> list[str]:
+    """Of files like "a-00000-of-00002.parquet", those that are not there."""
+    parts = {match.groups() for match in map(_PART.fullmatch, names) if match}
+    wanted = {(name, f"{n:05}", of) for name, _, of in parts for n in range(int(of))}
+    return [f"no {name}-{number}-of-{of}.parquet" for name, number, of in sorted(wanted - parts)]
 
 
 def _ours(dataset: str) -> str:

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -47,7 +48,7 @@ class Casia(PublicCorpus):
             number: "".join(sentence.split())
             for path in source_lib.files(folder, (".txt",))
             if re.search(r"\d{3}-+\d{3}\.txt$", path.name)
-            for number, sentence in re.findall(r"^(\d+)\.(.*)$", source_lib.text(path, "gb18030"), re.MULTILINE)
+            for number, sentence in re.findall(r"^(\d+)\.(.*)$", tables.text(path, "gb18030"), re.MULTILINE)
         }
         return {}
 

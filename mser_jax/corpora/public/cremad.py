@@ -12,10 +12,15 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus, votes
 
 _EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+_COLUMNS = {
+    "VideoDemographics.csv": ("ActorID", "Age", "Sex"),
+    "tabulatedVotes.csv": ("", "A", "D", "F", "H", "N", "S", "fileName"),
+}
 _SENTENCES = {
     "IEO": "It's eleven o'clock.",
     "TIE": "That is exactly what happened.",
@@ -58,6 +63,7 @@ class Cremad(PublicCorpus):
         rf"(?P<actor>1\d{{3}})_(?P<sentence>{'|'.join(_SENTENCES)})_(?P<emotion>{'|'.join(_EMOTIONS)})_(LO|MD|HI|XX)\.wav"
     )
     CORRECTIONS = {"1040_ITH_SAD_X.wav": "1040_ITH_SAD_XX.wav"}  # noqa: RUF012
+    SPEAKERS = tuple(str(actor) for actor in range(1001, 1092))
     IGNORED = {  # noqa: RUF012
         r"1076_MTI_SAD_XX\.wav$": "no sound in it",
         # Byte for byte 1006_TIE_NEU, 1013_WSI_DIS and 1017_IWW_FEA; those who heard either mostly say NEU, DIS and FEA.
@@ -66,21 +72,21 @@ class Cremad(PublicCorpus):
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """Keeps rows of VideoDemographics.csv by actor, and of the votes on the voice alone by file, where they lie."""
-        tables = {path.name: path for path in source_lib.files(folder, (".csv",))}
+        paths = {path.name: path for path in source_lib.files(folder, (".csv",))}
         actors, ballots = (
-            source_lib.rows(tables[name]) if name in tables else ()
-            for name in ("VideoDemographics.csv", "tabulatedVotes.csv")
+            tables.rows(paths[name], columns=columns) if name in paths else () for name, columns in _COLUMNS.items()
         )
-        self._actors = {row["ActorID"]: row for row in actors}
+        self._actors = self.keyed(actors, lambda row: row["ActorID"])
         # The first column numbers the rows: 1….. voice alone, 2….. face alone, 3….. both.
-        self._ballots = {row["fileName"]: row for row in ballots if row[""].startswith("1")}
+        voice = (row for row in ballots if row[""].startswith("1"))
+        self._ballots = self.keyed(voice, lambda row: row["fileName"])
         return {}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:
         """actor, sentence, emotion, level."""
         actor = self._actors.get(match["actor"], {})
         ballot = self._ballots.get(match[0].removesuffix(".wav"))
-        counts = {name: int(ballot[name[0].upper()]) for name in _EMOTIONS.values()} if ballot else {}
+        counts = {name: int(ballot.number(name[0].upper(), 0, 1000)) for name in _EMOTIONS.values()} if ballot else {}
         return self.raw(
             match,
             speaker=match["actor"],

@@ -12,12 +12,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public_corpus, rater_model, source
+from mser_jax.corpora import public_corpus, rater_model, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
 # Of these the crowd's have sound.
 _PARTS = ("crowd_train", "crowd_test", "podcast_train", "podcast_test")
+_COLUMNS = ("hash_id", "annotator_id", "annotator_emo", "source_id", "speaker_text")
 AGREEMENT = 0.9
 
 
@@ -42,22 +43,28 @@ class Dusha(PublicCorpus):
         folder="crowd_train/raw_crowd_train.tsv, crowd_train/wavs/*.wav and the same of crowd_test",
     )
     GRAMMAR = re.compile(r"crowd_(?P<part>train|test)/wavs/(?P<id>\w+)\.wav")
+    UNEXPLAINED = ("no agreement",)
     IGNORED = {r"(^|/)podcast_": "podcast"}  # noqa: RUF012
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """ "crowd_train/wavs/ID" -> fields. A million votes are read line by line."""
-        tables = {path.name: path for path in source.files(folder, (".tsv",))}
+        paths = {path.name: path for path in source.files(folder, (".tsv",))}
         heard: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         columns: list[dict[str, int]] = [{}, {}, {}]  # item, rater, label -> number
         voted: list[list[int]] = [[], [], []]
         labels: dict[str, Any] = {}
         for part in _PARTS:
-            if f"raw_{part}.tsv" not in tables:
+            if f"raw_{part}.tsv" not in paths:
                 if part.startswith("podcast"):
                     continue
                 raise FileNotFoundError(f"{folder}: no raw_{part}.tsv in it; give the folder that crowd.tar unpacks to")
-            for row in source.rows(tables[f"raw_{part}.tsv"], "\t"):
-                item, label = f"{part}/wavs/{row['hash_id']}", row["annotator_emo"]
+            wanted = _COLUMNS if part.startswith("crowd") else _COLUMNS[:3]
+            for row in tables.rows(paths[f"raw_{part}.tsv"], "\t", wanted):
+                item, label = f"{part}/wavs/{row['hash_id']}", row["annotator_emo"].strip()
+                if label not in self.FACTS.emotions:  # it would become an emotion of its own
+                    detail = f"column 'annotator_emo': unknown label {label!r}"
+                    self.damaged.append(LeftOut(row.where, "table", detail, on_purpose=label in ("", "NaN")))
+                    continue
                 heard[item][label] += 1
                 for numbers, votes, name in zip(columns, voted, (item, row["annotator_id"], label), strict=True):
                     votes.append(numbers.setdefault(name, len(numbers)))

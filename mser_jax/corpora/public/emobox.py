@@ -3,13 +3,15 @@
 Facts: Ma et al. 2024 and https://github.com/emo-box/EmoBox at 08280f2 (data/NAME: lists, label maps, folds).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import audio_check, emobox_lists, emotions, folds, public, registry
+from mser_jax.corpora import audio_check, completeness, emobox_lists, emotions, folds, public, registry
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -45,7 +47,9 @@ class Emobox(PublicCorpus):
     )
 
     @classmethod
-    def from_argument(cls, argument: str, data_dir: str = "", source: str = "", emobox: str = "") -> "Emobox":
+    def from_argument(
+        cls, argument: str, data_dir: str = "", source: str = "", emobox: str = "", allow_partial: bool = False
+    ) -> "Emobox":
         """Builder for "NAME" or "NAME:FOLD", NAME as here or as in EmoBox.
 
         Raises:
@@ -57,7 +61,7 @@ class Emobox(PublicCorpus):
         corpus = emobox_lists.folder_of(name)
         config = EmoboxConfig(name=corpus, version=cls.VERSION, corpus=corpus)
         where = {"source": source, "emobox": emobox or source, "data_dir": data_dir or None}
-        return cls(config=config, fold=folds.parse(fold) if fold else None, **where)
+        return cls(config=config, allow_partial=allow_partial, fold=folds.parse(fold) if fold else None, **where)
 
     @property
     def short_name(self) -> str:
@@ -72,6 +76,10 @@ class Emobox(PublicCorpus):
         """Unknown: the lists are read once the build starts."""
         return 0
 
+    def whole(self) -> completeness.Whole:
+        """As many as EmoBox lists."""
+        return completeness.Whole(len(self._lists.entries) if self._lists else 0)
+
     def lists_of(self) -> str:
         """See PublicCorpus.lists_of."""
         return self.builder_config.corpus
@@ -83,10 +91,10 @@ class Emobox(PublicCorpus):
         ours = next((name for name in public.NAMES if emobox_lists.folder_of(name) == corpus), "")
         builder = registry.corpus_class(ours)(data_dir=self._data_dir_root) if ours else None
         if builder:
-            builder.learn(recordings)
+            _learn(builder, recordings)
         language, license_ = _OTHERS.get(corpus, ("und", ""))
         for entry in self._lists.entries.values():
-            raw = builder and builder.by_name(entry.path)
+            raw = builder and _by_name(builder, entry.path)
             if raw is None:
                 facts = builder and builder.FACTS
                 raw = RawUtterance(
@@ -118,3 +126,33 @@ def _sound(recordings: epath.Path, entry: emobox_lists.Entry) -> dict[str, objec
         return {"audio": path}
     samples, rate = audio_check.excerpt(path, entry.start, entry.end)
     return {"audio": samples, "sampling_rate": rate}
+
+
+def _learn(builder: PublicCorpus, folder: epath.Path) -> None:
+    """Reads the corpus's tables where they are in `folder`, for `_by_name`."""
+    builder.labels = _Blank()
+    with contextlib.suppress(FileNotFoundError):
+        builder.labels = builder.read_labels(folder) or builder.labels
+
+
+def _by_name(builder: PublicCorpus, path: str) -> RawUtterance | None:
+    """What a recording's name, and the tables that `_learn` found, say of it; None where nothing. No `audio`."""
+    match = builder.match(path)[0] if hasattr(builder, "GRAMMAR") else None
+    # Where the tables are not there, `utterance` may lack what they would have said.
+    with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+        raw = match and builder.utterance(match)
+        return raw if isinstance(raw, RawUtterance) else None
+    return None
+
+
+class _Blank(dict[Any, Any]):
+    """A table of labels that has a row for everything, in which nothing stands."""
+
+    def pop(self, *key: Any) -> Any:
+        return _Blank()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return default
+
+    def __missing__(self, key: Any) -> str:
+        return ""

@@ -51,6 +51,7 @@ class Emodb(PublicCorpus):
         citation="Burkhardt et al., A database of German emotional speech, Interspeech 2005",
         folder="wav/03a01Wa.wav",
     )
+    SPEAKERS = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
     GRAMMAR = re.compile(r"(?P<speaker>\d\d)(?P<sentence>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-g]\.wav")
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:

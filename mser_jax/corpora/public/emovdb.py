@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -38,6 +39,7 @@ class Emovdb(PublicCorpus):
         citation="Adigwe et al., The emotional voices database, arXiv:1806.09514, 2018",
         folder="jenie_Amused/amused_57-84_0057.wav",
     )
+    SPEAKERS = tuple(_GENDERS)
     GRAMMAR = re.compile(
         r"(?P<speaker>bea|jenie|josh|sam)_(?P<emotion>Amused|Angry|Disgusted|Neutral|Sleepy)"
         r"/[A-Za-z]+_\d+[-_]\d+_(?P<sentence>\d{4})\.wav"
@@ -48,7 +50,7 @@ class Emovdb(PublicCorpus):
         self._texts = {
             number: sentence
             for path in source_lib.files(folder, ("cmuarctic.data",))
-            for number, sentence in re.findall(r'arctic_a(\d{4}) "(.*)"', source_lib.text(path))
+            for number, sentence in re.findall(r'arctic_a(\d{4}) "(.*)"', tables.text(path))
         }
         return {}
 

@@ -12,9 +12,15 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import UNLABELLED, Facts, PublicCorpus, votes
 
+_COLUMNS = {
+    "samples": ("file_name", "actor", "emotion_expressed", "sentence"),
+    "users": ("username",),
+    "evaluations": ("file_name", "emotion_recognized"),
+}
 # What the names of the tables in metadata/split begin with.
 _SPLITS = {"train": "train", "dev": "validation", "val": "validation", "test": "test"}
 
@@ -45,10 +51,10 @@ class Emozionalmente(PublicCorpus):
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """File name -> row of samples.csv; keeps users by name, votes and official split by file."""
         samples, users, evaluations = (
-            source_lib.rows(source_lib.find(folder, f"metadata/{name}.csv"))
-            for name in ("samples", "users", "evaluations")
+            tables.rows(source_lib.find(folder, f"metadata/{name}.csv"), columns=columns)
+            for name, columns in _COLUMNS.items()
         )
-        self._users = {row["username"]: row for row in users}
+        self._users = self.keyed(users, lambda row: row["username"])
         self._votes = collections.defaultdict(list)
         for row in evaluations:
             self._votes[row["file_name"]].append(row["emotion_recognized"])
@@ -56,8 +62,8 @@ class Emozionalmente(PublicCorpus):
         for path in source_lib.files(folder, (".csv",)):
             split = next((split for start, split in _SPLITS.items() if path.name.startswith(start)), "")
             if path.parent.name == "split" and split:
-                self._splits |= {row["file_name"]: split for row in source_lib.rows(path)}
-        return {row["file_name"]: row for row in samples}
+                self._splits |= {row["file_name"]: split for row in tables.rows(path, columns=("file_name",))}
+        return self.keyed(samples, lambda row: row["file_name"])
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """The name is the time of the recording; all else is in the tables."""
@@ -70,7 +76,7 @@ class Emozionalmente(PublicCorpus):
             speaker=row["actor"],
             gender=user.get("gender", ""),
             age=user.get("age", ""),
-            emotion_native=row["emotion_expressed"],
+            emotion_native=self.label(row, "emotion_expressed"),
             votes=votes(self._votes[match[0]]) if match[0] in self._votes else "",
             transcript=row["sentence"],
             split=self._splits.get(match[0], ""),

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -18,8 +19,8 @@ _MEN = ("0004", "0005", "0006", "0008", "0010", "0011", "0012", "0013", "0014", 
 _SENTENCES = 350
 _SPLITS = {"train": "train", "evaluation": "validation", "test": "test"}
 _LABELS = "中立|快乐|伤心|生气|惊喜|Neutral|Happy|Sad|Angry|Surprise"
-# Tabs divide the fields; some lines have blanks instead, or no label.
-_LINE = re.compile(rf"^\s*(\d{{4}}_\d{{6}})\s*(.*?)(?:\s+(?:{_LABELS}))?\s*$", re.MULTILINE | re.IGNORECASE)
+# Tabs divide the fields; some lines have blanks instead, or no label. Of one line: an empty text is not the next one's.
+_LINE = re.compile(rf"\s*(\d{{4}}_\d{{6}})\s*(.*?)(?:\s+(?:{_LABELS}))?\s*", re.IGNORECASE)
 
 
 class Esd(PublicCorpus):
@@ -62,7 +63,8 @@ class Esd(PublicCorpus):
         for path in source_lib.files(folder, (".txt",)):
             if re.fullmatch(r"00\d\d", path.stem):
                 fallback = "gb18030" if _language(path.stem) == "zh" else "cp1252"
-                self._texts.update(_LINE.findall(source_lib.text(path, fallback)))
+                matches = map(_LINE.fullmatch, tables.text(path, fallback).splitlines())
+                self._texts.update(match.groups() for match in matches if match)
         return {}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:

@@ -30,9 +30,11 @@ _EMOTIONS = {
     "xxx": "no agreement",
 }
 # "[6.2901 - 8.2357]	Ses01F_impro01_F000	neu	[2.5000, 2.5000, 2.5000]"; then a line a rater, as
-# "C-E2:	Neutral; Anger;	(a remark)". C-F1 and C-M1 are what the actors say of themselves.
-_TURN = re.compile(r"\[[\d. -]+\]\s+(\w+)\s+(\w{3})\s+\[([\d.]+), ([\d.]+), ([\d.]+)\]")
+# "C-E2:	Neutral; Anger;	(a remark)", to the next empty line. C-F1 and C-M1 are what the actors say of themselves.
+_NUMBER = r"\d+(?:\.\d+)?"
+_TURN = re.compile(rf"\[[\d. -]+\]\s+(\w+)\s+(\w{{3}})\s+\[({_NUMBER}), ({_NUMBER}), ({_NUMBER})\]")
 _RATER = re.compile(r"C-E\d+:\s*([^(]*)")
+_BEGINS = re.compile(r"\[|.*\bSes0\d[FM]_\w+\s")  # a turn, also a damaged one
 _SAID = re.compile(r"(\w+) \[[\d. -]+\]:\s*(.*)")
 
 
@@ -65,19 +67,10 @@ class Iemocap(PublicCorpus):
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """Utterance -> fields, from the files right in EmoEvaluation (those below it hold one rater each)."""
         labels: dict[str, dict[str, Any]] = {}
-        raters: dict[str, list[str]] = {}
         said: dict[str, str] = {}
         for path in source.files(folder, (".txt",)):
             if path.parent.name == "EmoEvaluation":
-                for line in _lines(path):
-                    if turn := _TURN.match(line):
-                        name, code, *scales = turn.groups()
-                        valence, arousal, dominance = map(float, scales)
-                        labels[name] = {"valence": valence, "arousal": arousal, "dominance": dominance}
-                        labels[name]["emotion_native"] = _EMOTIONS[code]
-                        raters[name] = []
-                    elif rater := _RATER.match(line):
-                        raters[name] += [label.strip() for label in rater[1].split(";") if label.strip()]
+                self._read_turns(path, labels)
             elif path.parent.name == "transcriptions":
                 said.update(match.groups() for match in map(_SAID.match, _lines(path)) if match)
         if not labels:
@@ -85,10 +78,37 @@ class Iemocap(PublicCorpus):
                 f"{folder}: no dialog/EmoEvaluation/*.txt in it, so nothing is known of the recordings"
             )
         for name, fields in labels.items():
-            fields["votes"] = public_corpus.votes(raters[name])
+            fields["votes"] = public_corpus.votes(fields["votes"])
             # "[LAUGHTER]", "[GARBAGE]": no words.
             fields["transcript"] = " ".join(re.sub(r"\[\w+\]", " ", said.get(name, "")).split())
         return labels
+
+    def _read_turns(self, path: epath.Path, labels: dict[str, dict[str, Any]]) -> None:
+        """Adds the turns of a file to `labels`; one that is not as it should be, to the last of its lines, to
+        `damaged`, so that what raters said of it is nobody else's.
+        """
+        fields: dict[str, Any] | None = None
+        for number, line in enumerate((line.strip() for line in _lines(path)), start=1):
+            where = f"{source.readable(path)}, line {number}"
+            if not line:
+                fields = None
+            elif _BEGINS.match(line):
+                turn, fields = _TURN.match(line), None
+                if turn is None or turn[2] not in _EMOTIONS or turn[1] in labels:
+                    why = "is there twice" if turn and turn[1] in labels else "expected [time] name code [V, A, D]"
+                    self.damaged.append(LeftOut(where, public_corpus.TABLE_REASON, f"{line[:80]!r}: {why}"))
+                    labels.pop(turn[1] if turn else "", None)
+                    continue
+                valence, arousal, dominance = map(float, turn.groups()[2:])
+                fields = {"valence": valence, "arousal": arousal, "dominance": dominance, "votes": []}
+                labels[turn[1]] = fields | {"emotion_native": _EMOTIONS[turn[2]]}
+            elif line.startswith("C-E"):
+                rater = _RATER.match(line)
+                if rater is None or fields is None:
+                    why = "of no turn" if rater else "expected C-E1: label; label; (remark)"
+                    self.damaged.append(LeftOut(where, public_corpus.TABLE_REASON, f"{line[:80]!r}: {why}"))
+                else:
+                    fields["votes"] += [label.strip() for label in rater[1].split(";") if label.strip()]
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """Session, who wore the markers, dialogue, who speaks, number."""

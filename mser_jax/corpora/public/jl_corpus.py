@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -61,5 +62,5 @@ class JlCorpus(PublicCorpus):
             speaker=match["speaker"],
             gender=match["gender"],
             emotion_native=match["emotion"],
-            transcript=source_lib.text(text).strip() if text else "",
+            transcript=tables.text(text).strip() if text else "",
         )

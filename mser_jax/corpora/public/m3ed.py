@@ -4,18 +4,30 @@ Facts: Zhao et al. 2022 and https://github.com/AIM3-RUC/RUCM3ED (annotation, spl
 fold is the official split, `m3ed:official`, less a dozen utterances).
 """
 
-import json
 import re
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public_corpus, source
+from mser_jax.corpora import public_corpus, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+def _fields(series: str, speakers: dict[str, Any], said: dict[str, Any]) -> dict[str, str]:
+    """What the annotation says of an utterance. Raises LookupError and the like where it lacks something."""
+    who, heard = speakers[said["Speaker"]], said["EmoAnnotation"]
+    raters = ",".join(heard.get(f"EmoAnnotator{number}") or "" for number in (1, 2, 3)).split(",")
+    return {
+        "speaker": f"{series}_{who['Name']}",
+        "gender": who["Gender"] if who["Gender"] in ("female", "male") else "",
+        "emotion_native": heard["final_main_emo"],
+        "votes": public_corpus.votes(label.strip() for label in raters if label.strip()),
+        "transcript": said["Text"],
+    }
 
 
 class M3ed(PublicCorpus):
@@ -41,23 +53,20 @@ class M3ed(PublicCorpus):
         split_of = {
             series: split
             for part, split in _SPLITS.items()
-            for series in source.find(folder, f"splitInfo/movie_list_{part}.txt").read_text().split()
+            for series in tables.text(source.find(folder, f"splitInfo/movie_list_{part}.txt")).split()
         }
-        labels = {}
-        annotation = json.loads(source.find(folder, "annotation.json").read_text(encoding="utf-8"))
-        for series, dialogues in annotation.items():
-            for dialogue in dialogues.values():
+        labels: dict[str, Any] = {}
+        path = source.find(folder, "annotation.json")
+        for series, dialogues in tables.json_of(path, dict).items():
+            for number, dialogue in dialogues.items():
                 for name, said in dialogue["Dialog"].items():
-                    who, heard = dialogue["SpeakerInfo"][said["Speaker"]], said["EmoAnnotation"]
-                    raters = ",".join(heard.get(f"EmoAnnotator{number}") or "" for number in (1, 2, 3)).split(",")
-                    labels[name] = {
-                        "speaker": f"{series}_{who['Name']}",
-                        "gender": who["Gender"] if who["Gender"] in ("female", "male") else "",
-                        "emotion_native": heard["final_main_emo"],
-                        "votes": public_corpus.votes(label.strip() for label in raters if label.strip()),
-                        "transcript": said["Text"],
-                        "split": split_of.get(series, ""),
-                    }
+                    try:
+                        fields = _fields(series, dialogue["SpeakerInfo"], said) | {"split": split_of[series]}
+                    except (LookupError, TypeError, AttributeError) as error:
+                        detail = f"{series}, {number}, {name}: lacks {error}"
+                        self.damaged.append(LeftOut(f"{path}: {name}", public_corpus.TABLE_REASON, detail))
+                        continue
+                    labels[name] = fields
         return labels
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:

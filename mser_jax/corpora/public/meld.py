@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public_corpus, source
+from mser_jax.corpora import public_corpus, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -20,6 +20,7 @@ _PARTS = {
     "dev_splits_complete": ("dev_sent_emo.csv", "validation"),
     "output_repeated_splits_test": ("test_sent_emo.csv", "test"),
 }
+_COLUMNS = ("Dialogue_ID", "Utterance_ID", "Speaker", "Emotion", "Utterance")
 # The leading roles; nobody wrote down the others' genders.
 _GENDERS = dict.fromkeys(("Monica", "Phoebe", "Rachel"), "female") | dict.fromkeys(("Chandler", "Joey", "Ross"), "male")
 # Windows-1252 punctuation that was taken for Latin-1.
@@ -58,8 +59,9 @@ class Meld(PublicCorpus):
         """Clip, as "train_splits/dia0_utt0" -> row of its table."""
         labels = {}
         for part, (table, _) in _PARTS.items():
-            for row in source.rows(source.find(folder, table)):
-                labels[f"{part}/dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"] = row
+            rows = tables.rows(source.find(folder, table), columns=_COLUMNS)
+            clips = self.keyed(rows, lambda row: f"dia{row['Dialogue_ID'].strip()}_utt{row['Utterance_ID'].strip()}")
+            labels |= {f"{part}/{clip}": row for clip, row in clips.items()}
         for name in list(labels):
             if self._ignored(f"{name}.mp4"):
                 del labels[name]
@@ -74,7 +76,7 @@ class Meld(PublicCorpus):
             match,
             speaker=row["Speaker"],
             gender=_GENDERS.get(row["Speaker"], ""),
-            emotion_native=row["Emotion"],
+            emotion_native=self.label(row, "Emotion"),
             transcript=row["Utterance"].translate(_PUNCTUATION),
             split=_PARTS[match["part"]][1],
         )

@@ -3,13 +3,14 @@
 Facts: Lian et al. 2023 and https://github.com/zeroQiaoba/MERTools (tables), EmoBox 08280f2 (files, formats, counts).
 """
 
+import math
 import re
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public_corpus, source
+from mser_jax.corpora import public_corpus, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -42,8 +43,8 @@ class Mer2023(PublicCorpus):
         """ "train/sample_00002721" -> row of its table."""
         labels = {}
         for part in _PARTS:
-            for row in source.rows(source.find(folder, f"{part}-label.csv")):
-                labels[f"{part}/{row['name']}"] = row
+            rows = tables.rows(source.find(folder, f"{part}-label.csv"), columns=("name", "discrete"))
+            labels |= {f"{part}/{name}": row for name, row in self.keyed(rows, lambda row: row["name"]).items()}
         return labels
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
@@ -54,7 +55,7 @@ class Mer2023(PublicCorpus):
         return self.raw(
             match,
             speaker="",
-            emotion_native=row["discrete"],
-            valence=float(row.get("valence") or "nan"),
+            emotion_native=self.label(row, "discrete"),
+            valence=row.number("valence") if "valence" in row else math.nan,
             split="train" if match["part"] == "train" else "test",
         )

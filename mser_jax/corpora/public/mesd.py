@@ -36,6 +36,7 @@ class Mesd(PublicCorpus):
         " Frequency, Familiarity, Concreteness, and Cultural Shaping of Affective Prosody, Data 2021",
         folder="Mexican Emotional Speech Database (MESD)/Anger_F_A_tarde.wav",
     )
+    SPEAKERS = tuple(_GENDERS)
     GRAMMAR = re.compile(rf"(?P<emotion>{'|'.join(_EMOTIONS)})_(?P<voice>[FMC])_(?P<list>[AB])_(?P<words>\w+)\.wav")
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:

@@ -6,7 +6,6 @@ EmoBox used one of 73,042 turns and 1,273 speakers, with "labels_concensus" and 
 """
 
 import collections
-import csv
 import os
 import re
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public_corpus, source
+from mser_jax.corpora import public_corpus, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -31,6 +30,9 @@ _EMOTIONS = {
     "X": "no agreement",
 }
 _SPLITS = {"Train": "train", "Development": "validation", "Validation": "validation"}
+_SPLITS |= dict.fromkeys(("Test", "Test1", "Test2", "Test3"), "test")
+_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
+_SCALE = (1.0, 7.0)
 
 
 class MspPodcast(PublicCorpus):
@@ -54,6 +56,8 @@ class MspPodcast(PublicCorpus):
         " speech from existing podcast recordings, IEEE TAC 2019",
         folder="Audios/MSP-PODCAST_0002_0033.wav, Labels/labels_consensus.csv (and labels_detailed.csv), Transcripts",
     )
+    # Releases differ by more than a factor of two: the table tells what is missing.
+    WHOLE = 0
     GRAMMAR = re.compile(r"MSP-PODCAST_\w+\.wav")
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
@@ -64,14 +68,15 @@ class MspPodcast(PublicCorpus):
         consensus = paths.get("labels_consensus.csv") or paths.get("labels_concensus.csv")
         if consensus is None:
             raise FileNotFoundError(f"{folder}: no labels_consensus.csv in it, so nothing is known of the recordings")
-        labels: dict[str, dict[str, Any]] = {row["FileName"]: row for row in source.rows(consensus)}
+        labels: dict[str, Any] = self.keyed(tables.rows(consensus, columns=_COLUMNS), lambda row: row["FileName"])
         raters: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         if detailed := paths.get("labels_detailed.csv"):
-            with detailed.open("r", encoding="utf-8-sig") as file:
-                # MSP-PODCAST_0001_0008.wav,"WORKER00000001; Neutral; Neutral,Concerned; A:4.000; V:4.000; D:4.000;"
-                for name, line, *_ in csv.reader(file):
-                    if ";" in line:
-                        raters[name][line.split(";")[1].strip().partition("-")[0]] += 1
+            # MSP-PODCAST_0001_0008.wav,"WORKER00000001; Neutral; Neutral,Concerned; A:4.000; V:4.000; D:4.000;"
+            for where, (name, *said) in tables.cells(detailed):
+                if name.endswith(".wav") and said and ";" in said[0]:
+                    raters[name][said[0].split(";")[1].strip().partition("-")[0]] += 1
+                elif name != "FileName":
+                    self.damaged.append(LeftOut(where, "table", "expected a file and what a rater said"))
         for name, row in labels.items():
             row["votes"] = public_corpus.votes(raters[name]) if name in raters else ""
             row["text"] = paths.get(name.replace(".wav", ".txt"))
@@ -83,16 +88,17 @@ class MspPodcast(PublicCorpus):
         if row is None:
             return public_corpus.UNLABELLED
         speaker, gender = row["SpkrID"].strip(), row["Gender"].strip().lower()
+        valence, arousal, dominance = (row.number(column, *_SCALE) for column in ("EmoVal", "EmoAct", "EmoDom"))
         return self.raw(
             match,
             speaker="" if speaker.lower() == "unknown" else speaker,
             gender=gender if gender in ("female", "male") else "",
-            emotion_native=_EMOTIONS.get(row["EmoClass"], row["EmoClass"]),
+            emotion_native=row.code("EmoClass", _EMOTIONS),
             votes=row["votes"],
-            valence=float(row["EmoVal"] or "nan"),
-            arousal=float(row["EmoAct"] or "nan"),
-            dominance=float(row["EmoDom"] or "nan"),
-            transcript=row["text"].read_text(encoding="utf-8").strip() if row["text"] else "",
-            split=_SPLITS.get(row["Split_Set"], "test"),
-            emobox_fold=int(row["Split_Set"] == "Test1"),
+            valence=valence,
+            arousal=arousal,
+            dominance=dominance,
+            transcript=tables.text(row["text"]).strip() if row["text"] else "",
+            split=row.code("Split_Set", _SPLITS),
+            emobox_fold=int(row["Split_Set"].strip() == "Test1"),
         )

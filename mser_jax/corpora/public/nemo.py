@@ -10,8 +10,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
+
+_COLUMNS = ("file_id", "emotion", "raw_text", "speaker_id", "gender", "age")
 
 
 class Nemo(PublicCorpus):
@@ -35,7 +38,8 @@ class Nemo(PublicCorpus):
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """File name -> row of data.tsv."""
-        return {row["file_id"]: row for row in source_lib.rows(source_lib.find(folder, "data.tsv"), "\t")}
+        rows = tables.rows(source_lib.find(folder, "data.tsv"), "\t", _COLUMNS)
+        return self.keyed(rows, lambda row: row["file_id"])
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """The row of this file."""
@@ -47,6 +51,6 @@ class Nemo(PublicCorpus):
             speaker=row["speaker_id"].strip(),  # the column is padded with blanks
             gender=row["gender"],
             age=row["age"],
-            emotion_native=row["emotion"],
+            emotion_native=self.label(row, "emotion"),
             transcript=row["raw_text"],
         )

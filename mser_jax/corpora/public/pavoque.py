@@ -4,15 +4,16 @@ Facts: Steiner et al. 2013 and https://github.com/marytts/pavoque-data (files, a
 (counts; it takes the outtakes, too).
 """
 
+import math
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 import yaml
 from etils import epath
 
-from mser_jax.corpora import audio_check, source
+from mser_jax.corpora import audio_check, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
-from mser_jax.corpora.public_corpus import Facts, PublicCorpus
+from mser_jax.corpora.public_corpus import TABLE_REASON, Facts, PublicCorpus
 
 
 class Pavoque(PublicCorpus):
@@ -33,6 +34,8 @@ class Pavoque(PublicCorpus):
         folder="pavoque-poker.flac with pavoque-poker.yaml, and the same of angry, happy, neutral, sad (and outtakes)",
     )
 
+    WHOLE = 5442  # without the outtakes, which may come without their sound
+
     def read(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
         """Every utterance of every yaml file that has its sound beside it or elsewhere in the source."""
         for annotation in source.files(folder, (".yaml",)):
@@ -42,19 +45,33 @@ class Pavoque(PublicCorpus):
                     raise FileNotFoundError(f"{folder}: {annotation.name} but no {name}. Get it: {self.FACTS.obtain}")
                 yield LeftOut(annotation.name, "outtakes without sound", on_purpose=True)
                 continue
-            for line in yaml.load(annotation.read_text(encoding="utf-8"), yaml.CBaseLoader):
-                try:
-                    samples, rate = audio_check.excerpt(sounds[0], float(line["start"]), float(line["end"]))
-                except audio_check.BadAudio as bad:
-                    yield LeftOut(line["prompt"], str(bad.reason), f"{name}: {bad.detail}")
-                    continue
-                yield self.raw(
-                    id=f"{line['prompt']}-{line['style']}",
-                    audio=samples,
-                    sampling_rate=rate,
-                    speaker="Stefan Röttig",
-                    gender="male",
-                    emotion_native=line["style"],
-                    transcript=line["text"],
-                    origin=f"{name} {line['start']}–{line['end']} s",
-                )
+            try:
+                lines = yaml.load(tables.text(annotation), yaml.CBaseLoader)
+            except yaml.YAMLError as error:
+                raise tables.TableError(f"{annotation}: no YAML ({' '.join(str(error).split())})") from error
+            for number, line in enumerate(lines, start=1):
+                yield self._cut(sounds[0], line, f"{annotation}, utterance {number}")
+
+    def _cut(self, sound: epath.Path, line: dict[str, str], where: str) -> RawUtterance | LeftOut:
+        """What is cut out of a recording by one entry of the annotation."""
+        try:
+            start, end = (float(line[name].replace(",", ".")) for name in ("start", "end"))
+            prompt, style, text = (line[name] for name in ("prompt", "style", "text"))
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            return LeftOut(where, TABLE_REASON, f"expected prompt, style, text, start and end ({error!r})")
+        if not 0 <= start < end < math.inf or not self.is_label(style):
+            return LeftOut(where, TABLE_REASON, f"style {style!r} from {start} to {end} s")
+        try:
+            samples, rate = audio_check.excerpt(sound, start, end)
+        except audio_check.BadAudio as bad:
+            return LeftOut(prompt, str(bad.reason), f"{sound.name}: {bad.detail}")
+        return self.raw(
+            id=f"{prompt}-{style}",
+            audio=samples,
+            sampling_rate=rate,
+            speaker="Stefan Röttig",
+            gender="male",
+            emotion_native=style,
+            transcript=text,
+            origin=f"{sound.name} {line['start']}–{line['end']} s",
+        )

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -38,22 +39,28 @@ class Resd(PublicCorpus):
     GRAMMAR = re.compile(r"(?P<dialogue>\d\d)_[a-z]+_[a-z]+[_ ](?P<part>[adefhns])_\d+\.wav")
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
-        """File name -> row of the table it stands in, with the split."""
-        tables = {split: source_lib.rows(source_lib.find(folder, f"{split}.csv")) for split in ("train", "test")}
-        return {
-            row["path"].rpartition("/")[2]: row | {"split": split} for split, rows in tables.items() for row in rows
-        }
+        """File name -> row of the table it stands in, and the split."""
+        labels: dict[str, Any] = {}
+        for split in ("train", "test"):
+            rows = tables.rows(source_lib.find(folder, f"{split}.csv"), columns=("path", "emotion"))
+            found = self.keyed(rows, lambda row: row["path"].replace("\\", "/").rpartition("/")[2])
+            for name, row in found.items():
+                if name in labels:
+                    self.damaged.append(LeftOut(row.where, "table", f"{name!r} is in {labels[name][0].where}, too"))
+                else:
+                    labels[name] = row, split
+        return labels
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """dialogue, its two emotions, the first letter of the one that is heard, number."""
-        row = self.labels.pop(match[0], None)
+        row, split = self.labels.pop(match[0], (None, ""))
         if row is None:
             return LeftOut(match[0], "no label", "neither in train.csv nor in test.csv")
         return self.raw(
             match,
             speaker=f"{match['dialogue']}_{match['part']}",
-            emotion_native=row["emotion"],
+            emotion_native=self.label(row, "emotion"),
             transcript=row.get("text") or "",
-            split=row["split"],
-            emobox_fold=int(row["split"] == "test"),
+            split=split,
+            emobox_fold=int(split == "test"),
         )

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mser_jax.corpora import source as source_lib
+from mser_jax.corpora import tables
 from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -36,11 +37,12 @@ class Shemo(PublicCorpus):
         " Language Resources and Evaluation 2019",
         folder="male/M36S02.wav (and final text/M36S02.ort)",
     )
+    WHOLE = 2838  # what EmoBox keeps
     GRAMMAR = re.compile(r"(?P<speaker>(?P<gender>[FM])\d\d)(?P<emotion>[AFHNSW])\d+\.wav")
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """No labels, but orthographic transcripts: a file an utterance, some of them with a byte order mark."""
-        self._texts = {path.stem: source_lib.text(path).strip() for path in source_lib.files(folder, (".ort",))}
+        self._texts = {path.stem: tables.text(path).strip() for path in source_lib.files(folder, (".ort",))}
         return {}
 
     def utterance(self, match: re.Match[str]) -> RawUtterance:

@@ -43,6 +43,7 @@ class Tess(PublicCorpus):
         citation="Pichora-Fuller & Dupuis, Toronto emotional speech set (TESS), Borealis 2020",
         folder="OAF_angry/OAF_back_angry.wav",
     )
+    SPEAKERS = tuple(_AGES)
     GRAMMAR = re.compile(rf"(?P<speaker>[OY]AF)_(?P<word>[a-z]+)_(?P<emotion>{'|'.join(_EMOTIONS)})\.wav")
     CORRECTIONS = {"OA_bite_neutral.wav": "OAF_bite_neutral.wav"}  # noqa: RUF012
 

@@ -5,14 +5,13 @@ Facts: Wongpithayadisai et al. 2025 (arXiv 2507.09618), https://github.com/viste
 """
 
 import collections
-import json
 import re
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public_corpus, source
+from mser_jax.corpora import public_corpus, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -38,19 +37,27 @@ class ThaiSer(PublicCorpus):
         citation="Wongpithayadisai et al., THAI Speech Emotion Recognition (THAI-SER) corpus, 2025",
         folder="studio1-10.zip or studio001/con/s001_con_actor001_impro1_1.flac, and emotion_label.json",
     )
+    UNEXPLAINED = ("None", "Other")
     SUFFIXES = (".flac",)
     GRAMMAR = re.compile(r"(?:s\d{3}_con|z\d{3}_mic)_actor(?P<actor>\d{3})_(?:script|impro)\w+\.flac")
     IGNORED = {r"(^|/)[sz]\d{3}_(?!con_|mic_)[a-z]+_actor": "another microphone"}  # noqa: RUF012
 
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """Name without ending -> what emotion_label.json has of it; actors' sex and age with it, where they are."""
-        labels = json.loads(source.find(folder, "emotion_label.json").read_text(encoding="utf-8"))
+        path = source.find(folder, "emotion_label.json")
         actors: dict[str, dict[str, Any]] = {}
         if found := source.files(folder, ("actor_demography.json",)):
-            actors = {row["Actor's ID"]: row for row in json.loads(found[0].read_text(encoding="utf-8"))["data"]}
-        for name, (entry, *_) in labels.items():
-            entry["actor"] = actors.get(name.partition("_actor")[2][:3], {})
-        return {name.rpartition(".")[0]: entries[0] for name, entries in labels.items()}
+            actors = {row["Actor's ID"]: row for row in tables.json_of(found[0], dict)["data"]}
+        labels = {}
+        for name, entries in tables.json_of(path, dict).items():
+            try:
+                entry = {key: entries[0][key] for key in ("annotated", "majority_emo")}
+            except (LookupError, TypeError) as error:
+                detail = f"{name}: lacks {error}"
+                self.damaged.append(LeftOut(f"{path}: {name}", public_corpus.TABLE_REASON, detail))
+                continue
+            labels[name.rpartition(".")[0]] = entry | {"actor": actors.get(name.partition("_actor")[2][:3], {})}
+        return labels
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """Recording, microphone, actor, script or improvisation, number."""

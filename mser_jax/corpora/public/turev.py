@@ -34,6 +34,7 @@ class Turev(PublicCorpus):
         citation="Canpolat et al., Turkish Emotion Voice Database (TurEV-DB), SLTU-CCURL 2020",
         folder="Sound Source/Calm/1984_sk_eger.wav",
     )
+    SPEAKERS = ("1157", "1234", "1358", "1984", "6783", "7895")
     GRAMMAR = re.compile(r"(?P<emotion>Angry|Calm|Happy|Sad)/(?P<speaker>\d{4})_(kz|sk|mt|hl)_(?P<word>[a-z]+)\.wav")
     CORRECTIONS = {"Sad/7895_hl_ogul1.wav": "Sad/7895_hl_ogul.wav"}  # noqa: RUF012
     IGNORED = {r"(^|/)Model Output for Test Data/": "a copy, filtered for an experiment"}  # noqa: RUF012

@@ -28,9 +28,9 @@ def write(folder, names, **how):
     return folder
 
 
-def build(spec, source, data_dir, emobox=""):
+def build(spec, source, data_dir, emobox="", allow_partial=True):
     """Prepares a corpus; returns its records by id, its index (list of rows) and its report."""
-    builder = registry.corpus_builder(spec, str(data_dir), str(source), str(emobox))
+    builder = registry.corpus_builder(spec, str(data_dir), str(source), str(emobox), allow_partial)
     builder.prepare()
     rows = builder.data_source()
     records = [record.Utterance.from_example(rows[row]) for row in range(len(rows))]
