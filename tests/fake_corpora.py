@@ -22,6 +22,8 @@ class FakeCorpus:
     index: pa.Table
     source: list
     folder: str = ""
+    place: str = ""
+    own_corpus: str = ""
 
 
 def flac(samples, rate=16_000):

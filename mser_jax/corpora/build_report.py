@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from mser_jax.corpora import audio_check, record
+from mser_jax.corpora.repeats import Repeats
 
 _AXES = ("corpus", "language", "emotion")  # of the keys of `seconds` and `utterances`
 
@@ -31,6 +32,8 @@ class BuildReport:
     published: int = 0  # utterances of the whole corpus, 0 = not known
     partial: str = ""  # how it falls short of the whole, of completeness.Whole.lacking
     source: dict[str, Any] = dataclasses.field(default_factory=dict)  # of source.fingerprint
+    repeats: Repeats = dataclasses.field(default_factory=Repeats)
+    not_understood: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # gender, age
     merges: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     unlabelled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     resampled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -49,7 +52,8 @@ class BuildReport:
         if on_purpose:
             self.left_out[reason] += 1
         else:
-            self.skipped_items.append({"path": name, "reason": reason, "detail": detail})
+            item = {"path": name, "reason": reason, "detail": detail}
+            self.skipped_items.append({key: record.storable(text) for key, text in item.items()})
             self.unusable += reason not in self.tolerated
 
     def add(
@@ -63,6 +67,7 @@ class BuildReport:
         self.utterances[key] += 1
         self.seconds[key] += utterance.duration_s
         self.speakers.add(utterance.speaker)
+        self.repeats.add(utterance)
         if merge:
             self.merges[merge] += 1
         if not utterance.emotion:
@@ -101,6 +106,9 @@ class BuildReport:
             "folds": self.folds,
             "emobox": self.emobox,
             "speakers": len(self.speakers - {""}),
+            "repeats": self.repeats.counts,
+            "repeats_examples": self.repeats.examples,
+            "not_understood": _sorted(self.not_understood),
             "merges": _sorted(self.merges),
             "unlabelled": _sorted(self.unlabelled),
             "resampled_from_hz": _sorted(self.resampled),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from etils import epath
 from tqdm import tqdm
 
 from mser_jax import storage
-from mser_jax.corpora import acoustics, audio_check, conversion, emotions, folds, record, scratch, shard_cache
+from mser_jax.corpora import acoustics, audio_check, conversion, emotions, folds, persons, record, scratch, shard_cache
 from mser_jax.corpora.build_lock import build_lock, remove_leftovers, temporary_folder
 from mser_jax.corpora.build_report import BuildReport
 from mser_jax.corpora.raw import SPLITS, LeftOut, RawUtterance
@@ -26,6 +27,11 @@ from mser_jax.corpora.shards import SPLIT, ShardWriter
 INDEX_FILE = "index.parquet"
 REPORT_FILE = "report.json"
 ACOUSTIC_COLUMNS = ("pitch_hz", "loudness_db", "rate")
+
+
+def default_data_dir() -> str:
+    """Where TFDS keeps data sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return os.environ.get("TFDS_DATA_DIR") or os.fspath(epath.Path("~/tensorflow_datasets").expanduser())
 
 
 class TooManySkippedError(RuntimeError):
@@ -104,6 +110,16 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
     def short_name(self) -> str:
         """For tables and file names."""
         return self.name
+
+    @property
+    def place(self) -> str:
+        """The user's folder that this corpus is, absolute, without links; "" for corpora that have a name instead."""
+        return ""
+
+    @property
+    def own_corpus(self) -> str:
+        """The `corpus` of utterances whose folder gave it its name; "" where there are none."""
+        return ""
 
     @property
     def index_path(self) -> epath.Path:
@@ -244,7 +260,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
                     if self._is_hopeless(report, expected):
                         break
                     continue
-                utterance, merge = _describe(raw, outcome)
+                utterance, merge = _describe(raw, outcome, report)
                 report.add(utterance, merge, outcome.info, raw.correction)
                 yield utterance, _index_row(utterance, outcome) | {"emobox_fold": raw.emobox_fold}
         self.accept(report)
@@ -254,8 +270,10 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         return bool(expected) and report.unusable > self.MAX_SKIPPED * max(expected, report.built)
 
 
-def _describe(raw: RawUtterance, converted: conversion.Converted) -> tuple[record.Utterance, str | None]:
-    """The record of an item, and the merge its label underwent."""
+def _describe(
+    raw: RawUtterance, converted: conversion.Converted, report: BuildReport
+) -> tuple[record.Utterance, str | None]:
+    """The record of an item, and the merge its label underwent; what is not understood of it goes to `report`."""
     if raw.split not in SPLITS:
         raise ValueError(f"{raw.name}: split {raw.split!r}, expected one of {', '.join(map(repr, SPLITS))}")
     emotion = emotions.canonical(raw.emotion_native)[0] if raw.emotion is None else raw.emotion
@@ -270,6 +288,11 @@ def _describe(raw: RawUtterance, converted: conversion.Converted) -> tuple[recor
         "emotion": emotion,
         "speaker": speaker,
     }
+    for name, known in {"gender": persons.gender(raw.gender), "age": persons.age(raw.age)}.items():
+        if known is None:
+            report.not_understood[record.storable(f"{name} {fields[name][:40]!r}")] += 1
+        fields[name] = known or ""
+    fields |= {name: record.storable(fields[name]) for name in record.text_fields()}
     utterance = record.Utterance(duration_s=converted.duration_s, **fields)
     return utterance, emotions.merge(raw.emotion_native, emotion)
 

@@ -6,23 +6,18 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from mser_jax.corpora import builder, emotions, public, registry, scratch, seen_by, source
+from mser_jax.corpora.builder import default_data_dir
 
 # One letter for each of emotions.EMOTIONS, in their order.
 _LETTERS = "ADFHNSU"
 _HEADS = ("name", "languages", "hours", "utterances", "speakers", "emotions", "licence", "prepared")
 _WIDTH = 118
 _SHORT = 28  # characters of a licence in the table
-
-
-def default_data_dir() -> str:
-    """Where TFDS keeps data sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return os.environ.get("TFDS_DATA_DIR") or os.fspath(Path("~/tensorflow_datasets").expanduser())
 
 
 def everything(data_dir: str = "") -> list[dict[str, Any]]:
@@ -204,6 +199,9 @@ def describe(report: Mapping[str, Any]) -> list[str]:
         "",
         f"merges (a different state folded into an emotion): {report['merges'] or 'none'}",
         f"labels that fit no canonical emotion (a labels.toml can map them): {report['unlabelled'] or 'none'}",
+        f"the same recording again: {report.get('repeats') or 'none'}",
+        *(f"  {example}" for example in report.get("repeats_examples", ())),
+        f"not understood, and left empty: {report.get('not_understood') or 'none'}",
         f"known defects corrected: {report['corrections'] or 'none'}",
         f"left out on purpose: {report['left_out_on_purpose'] or 'none'}",
         f"skipped: {report['skipped_by_reason'] or 'none'}",

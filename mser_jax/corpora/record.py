@@ -70,6 +70,15 @@ def _python(field: dataclasses.Field[Any], value: Any) -> Any:
     return {"int": int, "float": float}[str(field.type)](value)
 
 
+def storable(text: str) -> str:
+    """Return text that UTF-8 can hold; other bytes of a file's name and halves of surrogate pairs are escaped."""
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
+
+
 def text_fields() -> tuple[str, ...]:
     """Names of the string fields, in schema order."""
     return tuple(f.name for f in dataclasses.fields(Utterance) if f.type == "str")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mser_jax import storage
 from mser_jax.corpora import public
 
 # Imported when first used: `corpora` does not depend on what makes a corpus. A public corpus is a module of its name.
@@ -21,6 +22,10 @@ BUILDERS = {
 }
 
 
+# Corpora that are a folder of the user's.
+_IN_PLACE = ("speech_folder:", "m5ser:")
+
+
 @dataclasses.dataclass(frozen=True)
 class PreparedCorpus:
     """A corpus on disk, ready to be read.
@@ -30,6 +35,8 @@ class PreparedCorpus:
       loudness_db, rate.
     source: TFDS data source, len() and [row] -> dict for `record.Utterance.from_example`. Of a corpus on `gs://`
       its `data_source` is a shard_cache.RemoteRecords.
+    place: the folder that was opened, absolute and without links; "" of corpora that have a name instead.
+    own_corpus: the corpus that recordings are of which the folder gave its name; "" where there are none.
     """
 
     name: str
@@ -37,6 +44,8 @@ class PreparedCorpus:
     folder: str
     index: pa.Table
     source: Any
+    place: str = ""
+    own_corpus: str = ""
 
 
 def open_corpus(spec: str, data_dir: str = "") -> PreparedCorpus:
@@ -61,7 +70,7 @@ def open_corpus(spec: str, data_dir: str = "") -> PreparedCorpus:
             f"{corpus.data_dir}: {len(source)} records but {len(index)} rows in the index. Delete the folder"
             " and build again"
         )
-    return PreparedCorpus(corpus.short_name, spec, str(corpus.data_dir), index, source)
+    return PreparedCorpus(corpus.short_name, spec, str(corpus.data_dir), index, source, corpus.place, corpus.own_corpus)
 
 
 def corpus_builder(
@@ -96,29 +105,44 @@ def corpus_class(name: str) -> Any:
 def parse_specs(specs: str) -> list[tuple[str, float]]:
     """ "a,b@2.5,speech_folder:/x" -> [("a", 1.0), ("b", 2.5), ("speech_folder:/x", 1.0)].
 
-    Weights are relative. A folder's name may hold an @ that no number follows, but no comma.
+    Weights are relative. A folder's name may hold an @ that no number follows (else a weight must: run@2@1), but no
+    comma.
 
     Raises:
       ValueError: nothing given, an unknown name, a weight that is not a positive number, or a corpus twice.
     """
-    parsed: list[tuple[str, float]] = []
+    parsed: dict[str, tuple[str, float]] = {}
     for text in filter(None, (part.strip() for part in specs.split(","))):
         spec, weight = _split_weight(text)
-        _import_path(spec.partition(":")[0])
-        if spec in dict(parsed):
-            raise ValueError(f"corpora {specs!r}: {spec!r} is given twice; give it once with a weight, as {spec}@2")
-        parsed.append((spec, weight))
+        try:
+            _import_path(spec.partition(":")[0])
+        except ValueError as error:
+            folder = next((before for before, _ in parsed.values() if before.startswith(_IN_PLACE)), "")
+            hint = f" (A comma ends a spec: no folder with one in its name can be given, {folder!r} ended there.)"
+            raise ValueError(f"{error}{hint if folder else ''}") from error
+        key = _key(spec)
+        if key in parsed:
+            raise ValueError(
+                f"corpora {specs!r}: {parsed[key][0]!r} is given twice; give it once with a weight, as {spec}@2"
+            )
+        parsed[key] = (spec, weight)
     if not parsed:
         raise ValueError(f"corpora {specs!r}: expected at least one; `python -m mser_jax.corpora` lists them")
-    return parsed
+    return list(parsed.values())
+
+
+def _key(spec: str) -> str:
+    """The same for a folder however its path is written."""
+    name, _, folder = spec.partition(":")
+    return f"{name}:{storage.absolute(folder)}" if spec.startswith(_IN_PLACE) and folder else spec
 
 
 def _split_weight(text: str) -> tuple[str, float]:
-    spec, at, tail = text.rpartition("@")
+    spec, at, tail = (part.strip() for part in text.rpartition("@"))
     if not at:
         return text, 1.0
     try:
-        weight = float(tail)
+        weight = float(tail.replace("_", "?"))  # float reads 1_0 as 10
     except ValueError:
         if ":" in spec:  # an @ in a folder's name
             return text, 1.0

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from mser_jax.corpora import persons
 from mser_jax.data.text import get_tokenizer, hash31
 
 KINDS = ("emotion", "facts", "acoustics")
 
 # Words for pitch, loudness and rate are given below the first and above the second of these quantiles.
 QUANTILES = (0.3, 0.7)
-
-_GENDERS = {"m": "male", "f": "female"}
 
 
 @functools.cache
@@ -37,8 +36,8 @@ def prompt_languages() -> tuple[str, ...]:
 class Facts:
     """What a caption may tell of an utterance. Missing is "" (text) or 0 (levels).
 
-    emotion: a canonical emotion, or any English word. language: BCP-47. gender: "male", "female", "m", "f" or
-      "".
+    emotion: a canonical emotion, or any English word. language: BCP-47. gender: a word of
+      corpora/persons.py, or "".
     age: years as text. pitch, loudness, rate: -1 low, 1 high, 0 neither or unknown (see `levels`).
     """
 
@@ -240,7 +239,8 @@ def _facts_words(facts: Facts, table: Mapping[str, Any]) -> dict[str, str] | Non
 
 
 def _speaker(facts: Facts, table: Mapping[str, Any]) -> str:
-    gender = _GENDERS.get(facts.gender[:1].lower(), "person")
+    gender = persons.gender(facts.gender)
+    gender = gender if gender in ("female", "male") else "person"
     years = int(facts.age) if facts.age.isdecimal() else None
     if years is not None and years < 14:
         return table["speakers"]["child"]

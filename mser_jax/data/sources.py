@@ -16,6 +16,7 @@ from mser_jax import storage
 from mser_jax.corpora import label_map
 from mser_jax.corpora.emotions import EMOTIONS
 from mser_jax.corpora.shard_cache import RemoteRecords
+from mser_jax.data import corpus_names
 from mser_jax.data.text import hash31
 
 TEXT_COLUMNS = (
@@ -33,6 +34,8 @@ class Prepared(Protocol):
     folder: str
     index: pyarrow.Table
     source: Any
+    place: str
+    own_corpus: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +200,9 @@ def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
     """One table over (corpus, weight) pairs, rows in the order of the corpora.
 
     Raises:
-        ValueError: an index lacks a column, or does not have one row a record.
+        ValueError: an index lacks a column, or does not have one row a record, or one folder is given twice.
     """
+    corpus_names.refuse_twice([prepared for prepared, _ in corpora])
     parts = []
     for number, (prepared, _) in enumerate(corpora):
         missing = [name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if name not in prepared.index.column_names]
@@ -214,6 +218,7 @@ def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
         columns["source"] = np.full(len(prepared.index), number, np.int32)
         columns["position"] = np.arange(len(prepared.index))
         parts.append(columns)
+    corpus_names.separate([prepared for prepared, _ in corpora], parts)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     joined["primary"] = _map_unique(joined["language"], lambda tag: tag.split("-")[0].lower(), object)
     joined["emotion_id"] = _ids(joined["emotion"], EMOTIONS)

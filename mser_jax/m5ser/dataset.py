@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet
 import tensorflow_datasets as tfds
-from etils import epath
 
+from mser_jax import storage
 from mser_jax.corpora.builder import CorpusBuilder, RawUtterance
 from mser_jax.m5ser import plan
 
@@ -33,7 +33,7 @@ class M5ser(CorpusBuilder):
         del data_dir
         if not argument:
             raise ValueError("corpus 'm5ser' needs the folder of a generated data set: m5ser:DIR")
-        folder = epath.Path(argument).expanduser()
+        folder = storage.absolute(argument)
         if not folder.exists():
             raise FileNotFoundError(
                 f"m5ser: no folder {folder}. Generate it: python -m mser_jax.m5ser --config=configs/m5ser.py"
@@ -45,6 +45,11 @@ class M5ser(CorpusBuilder):
     def short_name(self) -> str:
         """The folder's name: two of them may be in one mix."""
         return f"m5ser-{self.data_path.name}"
+
+    @property
+    def place(self) -> str:
+        """See CorpusBuilder.place."""
+        return os.fspath(self.data_path)
 
     def index(self) -> pa.Table:
         """As of every corpus; `provenance` (index_with_provenance) is left out, as it is larger than all the rest."""

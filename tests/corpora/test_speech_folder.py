@@ -140,7 +140,7 @@ def test_real_recordings(shared, tmp_path):
     folder.mkdir()
     moved = [row | {"path": str(speech / row["path"])} for row in rows]
     (folder / "manifest.jsonl").write_text("\n".join(json.dumps(row) for row in moved), encoding="utf-8")
-    corpus = opened(folder, tmp_path / "data")
+    corpus = opened(f"{folder}?outside={speech}", tmp_path / "data")
     index = corpus.index.to_pylist()
     assert len(index) == len(rows) == 61
     for name, theirs in [("corpus", "corpus"), ("language", "language"), ("emotion", "emotion_norm")]:
