@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
             {"train": train.run, "evaluate": evaluate.run}[config.task](config, workdir)
     except (
         config_lib.ConfigError, CheckpointError, FloatingPointError, TooManyUnreadableError, storage.StorageError,
+        train.EvaluationError,
     ) as error:  # fmt: skip
         raise SystemExit("\n".join(filter(None, (f"error: {error}", storage.explain(error))))) from error
     except Exception as error:

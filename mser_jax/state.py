@@ -130,6 +130,25 @@ def _checksum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return tuple(mixed(bits ^ mixed(place + jnp.uint32(salt))).sum(dtype=jnp.uint32) for salt in (1, 2))
 
 
+def not_finite(state: TrainState) -> list[str]:
+    """Find the leaves of what trains and of the optimiser that hold a NaN or an infinity: their paths.
+
+    One reduction where the arrays are; it waits for the step that made them, so it is for when a state is saved.
+    """
+    leaves = {
+        sharding.path_of(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path((state.trainable, state.optimizer))
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+    finite = jax.device_get(_finite(leaves))
+    return [path for path in leaves if not finite[path]]
+
+
+@jax.jit
+def _finite(leaves: Flat) -> Flat:
+    return {path: jnp.isfinite(leaf).all() for path, leaf in leaves.items()}
+
+
 def initializer(
     definition: ModelDefinition, tx: optax.GradientTransformation, multipliers: Mapping[str, float], seed: int
 ) -> Callable[..., TrainState]:

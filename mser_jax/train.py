@@ -33,6 +33,10 @@ from mser_jax.telemetry.watchdog import Watchdog
 FINISHED = "finished.json"
 
 
+class EvaluationError(RuntimeError):
+    """The last evaluation of a run failed; its training is done and saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """All that one config determines before any array exists."""
@@ -95,9 +99,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     Raises:
         ConfigError: the config cannot run; the message says what to change.
         Preempted: a signal asked to stop; the state is saved (exit code 75).
-        FloatingPointError: the loss was not finite `train.max_skipped` times in a row.
+        FloatingPointError: the loss was not finite `train.max_skipped` times in a row, or a parameter is not.
         TooManyUnreadableError: more recordings than `data.max_unreadable` cannot be decoded.
         StorageError: the data cannot be read.
+        EvaluationError: the last evaluation failed; there is no FINISHED.
     """
     if not workdir:
         raise config_lib.ConfigError("--workdir=DIR is missing: where checkpoints, metrics and results are kept")
@@ -198,13 +203,7 @@ class Loop:
             if pending:
                 self._log(*pending)
         except (FloatingPointError, storage.StorageError, TooManyUnreadableError) as error:
-            # Skipped steps left the parameters as they were: they are worth keeping. What one of several processes
-            # could not read, the others know nothing of, and a save is everybody's.
-            if not isinstance(error, storage.StorageError) or jax.process_count() == 1:
-                self._writer.flush()
-                self._checkpoints.save(train_state, self._metadata)
-                self._checkpoints.close()
-            raise
+            raise self._rescued(error, train_state) from error.__cause__
         finally:
             self._batches.close()
             # Whatever happened: a save that is under way is finished.
@@ -242,38 +241,77 @@ class Loop:
         if self._is_due(number):
             self._writer.flush()
             self._watchdog.beat(f"saving step {number}")
-            self._checkpoints.save(train_state, self._metadata)
+            if told := self._save(train_state):
+                raise FloatingPointError(told)
         self._throughput.pause(time.monotonic() - begin)
+
+    def _save(self, train_state: state.TrainState) -> str:
+        """Save the state, unless something in it is not finite: the message then says what, else it is ''."""
+        bad = state.not_finite(train_state)
+        if not bad:
+            self._checkpoints.save(train_state, self._metadata)
+            return ""
+        self._checkpoints.wait()
+        named = ", ".join([*bad[:3], *["…"] * (len(bad) > 3)])
+        return (
+            f"Step {int(train_state.step)} is not saved: {len(bad)} leaves are not finite any more ({named}). The "
+            f"newest good checkpoint is of step {self._checkpoints.latest}; lower optim.learning_rate or "
+            "optim.weight_decay, or look at the weights that the run started from"
+        )
+
+    def _rescued(self, error: Exception, train_state: state.TrainState) -> Exception:
+        """Save what an error leaves. Returns the error to raise, which says what became of the parameters."""
+        # What one of several processes could not read, the others know nothing of, and a save is everybody's.
+        if isinstance(error, storage.StorageError) and jax.process_count() > 1:
+            return error
+        self._writer.flush()
+        # Skipped steps left the parameters as they were: where those are numbers they are worth keeping.
+        told = self._save(train_state)
+        self._checkpoints.close()
+        if not isinstance(error, FloatingPointError) or told == str(error):
+            return error
+        told = told or f"The parameters are those before, and saved as step {int(train_state.step)}"
+        return FloatingPointError(f"{error} {told}.")
 
     def _finish(self, train_state: state.TrainState, total: int) -> None:
         number = int(train_state.step)
         self._writer.flush()
-        self._checkpoints.save(train_state, self._metadata)
+        told = self._save(train_state)
         self._checkpoints.close()
+        if told:
+            raise FloatingPointError(told)
         if number < total:
             logging.warning("Stopped at step %d of %d; saved. The same command goes on from here.", number, total)
             self._writer.close()
             raise preemption.Preempted(number)
-        self._evaluate(number, train_state)
+        failed = self._evaluate(number, train_state)
         self._writer.close()
+        if failed:
+            raise EvaluationError(
+                f"All {total} steps are done and saved, but the last evaluation failed: {'; '.join(failed)}. "
+                "The run does not count as finished; the same command repeats the evaluation alone"
+            )
         if jax.process_index() == 0:
             done = {"step": number, "config_hash": config_lib.config_hash(self.config)}
             storage.replace(self.workdir / FINISHED, json.dumps(done))
 
-    def _evaluate(self, number: int, train_state: state.TrainState) -> None:
-        """Every evaluator's metrics; one that fails is logged and the run goes on."""
+    def _evaluate(self, number: int, train_state: state.TrainState) -> list[str]:
+        """Every evaluator's metrics; one that fails is logged and the others go on. Returns who failed, and why."""
+        failed = []
         for evaluator in self._evaluators:
             begin = time.monotonic()
             self._watchdog.beat(f"evaluator {evaluator.name} at step {number}")
             folder = self.workdir / "evaluations" / evaluator.name / f"step_{number:08d}"
             try:
                 values = dict(evaluator.run(train_state.params, number, self.workdir, folder))
-            except Exception:
-                logging.exception("Evaluator %s failed at step %d; training goes on", evaluator.name, number)
+            except Exception as error:
+                logging.exception("Evaluator %s failed at step %d", evaluator.name, number)
+                failed.append(f"{evaluator.name}: {type(error).__name__}: {' '.join(str(error).split())}")
                 continue
             self._writer.write(number, {f"{evaluator.name}/{name}": value for name, value in values.items()})
             shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
             logging.info("step %d  %s: %s  (%s)", number, evaluator.name, shown, duration(time.monotonic() - begin))
+        return failed
 
     def _log(self, number: int, metrics: dict[str, jax.Array], batch: Batch) -> None:
         """Counts step `number`, watches for non-finite losses, and writes means every `telemetry.log_every` steps."""
@@ -315,6 +353,6 @@ class Loop:
         if self._skipped_in_a_row >= self.config.train.max_skipped:
             raise FloatingPointError(
                 f"The loss or its gradient was not finite {self._skipped_in_a_row} steps in a row, up to {number}. "
-                f"The parameters are those before. Utterances of the last batch: {', '.join(self.stage.names(batch))}. "
+                f"Utterances of the last batch: {', '.join(self.stage.names(batch))}. "
                 "Look at them, or lower optim.learning_rate; train.max_skipped sets the patience."
             )

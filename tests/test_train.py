@@ -1,5 +1,6 @@
 """The loop's laws, on a toy stage: exact resume, one compile, skipped steps, stop requests, order of operations."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -164,11 +165,6 @@ def test_evaluation_comes_before_saving_and_drawing(run, tmp_path, monkeypatch):
     assert events[-2:] == [("save", 6), ("evaluate", 6)]
 
 
-def test_a_failing_evaluator_does_not_stop_the_run(run, tmp_path):
-    run(tmp_path, ToyStage(broken_evaluator=True), evaluate={"every": "4 steps"})
-    assert Checkpoints(tmp_path / "checkpoints").latest == 12
-
-
 def test_frozen_leaves_have_no_moments_and_do_not_move(run, tmp_path, monkeypatch):
     built = []
     real = train.build
@@ -260,3 +256,61 @@ def test_a_mismatch_lists_every_leaf(run, tmp_path, monkeypatch):
     assert "head/kernel: model has (128, 5) float32, checkpoint has (128, 4) float32" in text
     assert "head/bias" in text and "optimizer/1/mu/head/kernel" in text
     assert "hidden" not in text
+
+
+def with_nan_in_the_parameters_after(monkeypatch, step):
+    """As an update that overflows does it: loss and gradient are finite, what they make of the parameters is not."""
+    real = train.build
+
+    def build(*args, **kwargs):
+        program = real(*args, **kwargs)
+
+        def train_step(train_state, batch):
+            new, metrics = program.train_step(train_state, batch)
+            if int(new.step) == step:
+                broken = new.trainable["head/bias"].at[1].set(np.inf)
+                new = dataclasses.replace(new, trainable={**new.trainable, "head/bias": broken})
+            return new, metrics
+
+        return dataclasses.replace(program, train_step=train_step)
+
+    monkeypatch.setattr(train, "build", build)
+
+
+@pytest.mark.parametrize(
+    ("step", "sections", "match"),
+    [
+        (8, {}, r"Step 8 is not saved: 1 leaves are not finite any more \(.*head/bias\).*good checkpoint is of step 4"),
+        (12, {}, r"Step 12 is not saved.*step 8"),
+        (5, {"train": {"max_skipped": 2}}, r"not finite 2 steps in a row.*Step 8 is not saved.*step 4"),
+    ],
+)
+def test_parameters_that_are_not_finite_are_never_saved(run, tmp_path, monkeypatch, step, sections, match):
+    with_nan_in_the_parameters_after(monkeypatch, step)
+    with pytest.raises(FloatingPointError, match=match) as error:
+        run(tmp_path, **sections)
+    assert "parameters are those before" not in str(error.value) and "\n" not in str(error.value)
+    kept = Checkpoints(tmp_path / "checkpoints")
+    assert max(kept.steps) == 4 * ((step - 1) // 4)
+    assert not (tmp_path / train.FINISHED).exists()
+    params = final_params(tmp_path, max(kept.steps))
+    assert all(np.isfinite(value).all() for value in params.values())
+
+
+def test_what_was_skipped_is_told_truly(run, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"those before, and saved as step 6\.$"):
+        run(tmp_path, ToyStage(poison=range(2, 99)), train={"max_skipped": 3})
+    assert Checkpoints(tmp_path / "checkpoints").latest == 6
+
+
+def test_a_last_evaluation_that_fails_is_a_failed_run_and_is_all_that_is_repeated(run, tmp_path):
+    drawn = []
+    with pytest.raises(train.EvaluationError, match=r"All 12 steps.*toy: RuntimeError: the evaluator is broken.*alone"):
+        run(tmp_path, ToyStage(broken_evaluator=True), evaluate={"every": "4 steps"})
+    assert not (tmp_path / train.FINISHED).exists()
+    before = final_params(tmp_path)
+    stage = run(tmp_path, ToyStage(on_batch=drawn.append), evaluate={"every": "4 steps"})
+    assert not drawn and stage.events == [("evaluate", 12)]
+    assert json.loads((tmp_path / train.FINISHED).read_text())["step"] == 12
+    for path, value in final_params(tmp_path).items():
+        np.testing.assert_array_equal(value, before[path])
