@@ -8,10 +8,11 @@ its parts are tokenised, so that any template will do. A tokenizer without one (
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
-from mser_jax.data.text import get_tokenizer
+from mser_jax.data.text import Tokenizer, get_tokenizer
 
 # The id that stands where a soft token goes (models/speech_llm.py); no row of any table.
 SPEECH = -1
@@ -20,10 +21,15 @@ _SPEECH_MARK, _ANSWER_MARK = "[[speech]]", "[[answer]]"
 
 
 class Chat:
-    """Turns of one tokenizer. `end` is the token that ends an answer, the template's own or </s>."""
+    """Turns of one tokenizer.
 
-    def __init__(self, tokenizer: str, num_speech: int) -> None:
-        """`tokenizer`: see `text.get_tokenizer`; `num_speech`: soft tokens that stand for an utterance.
+    end: the token that ends an answer, the template's own or </s>; what is trained and scored. stops: `end` and every
+    other token that ends what a model writes.
+    """
+
+    def __init__(self, tokenizer: str, num_speech: int, eos: Sequence[int] = ()) -> None:
+        """`tokenizer`: see `text.get_tokenizer`; `num_speech`: soft tokens that stand for an utterance; `eos`: the ids
+        that the model's own files say end a text.
 
         Raises:
             ValueError: the template drops the speech or the answer, or nothing ends a turn.
@@ -36,6 +42,7 @@ class Chat:
         if not closing:
             raise ValueError(f"tokenizer {tokenizer!r}: its template ends an answer with nothing, and it has no </s>")
         self.end = closing[0]
+        self.stops = tuple(sorted({self.end, *self._tokenizer.ends(eos)}))
 
     def prompt(self, question: str) -> np.ndarray:
         """Speech and question up to where the answer begins: int32 [P], `num_speech` of them SPEECH, in a row."""
@@ -53,9 +60,14 @@ class Chat:
         """
         return self._tokenizer.ids(f" {text}", special=False)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes the ids."""
+        return self._tokenizer
+
     def decode(self, ids: np.ndarray) -> str:
-        """The text of generated ids [n], up to `end` where it is among them."""
-        found = np.flatnonzero(np.asarray(ids) == self.end)
+        """The text of generated ids [n], up to the first of `stops` where one is among them."""
+        found = np.flatnonzero(np.isin(np.asarray(ids), self.stops))
         return self._tokenizer.decode(np.asarray(ids)[: found[0] if len(found) else None].tolist()).strip()
 
     def _make_prompt(self, question: str) -> tuple[int, ...]:
@@ -76,6 +88,6 @@ class Chat:
 
 
 @functools.lru_cache
-def get_chat(tokenizer: str, num_speech: int) -> Chat:
+def get_chat(tokenizer: str, num_speech: int, eos: tuple[int, ...] = ()) -> Chat:
     """The `Chat` of these arguments, made once in a process. Raises ValueError as it does."""
-    return Chat(tokenizer, num_speech)
+    return Chat(tokenizer, num_speech, eos)

@@ -13,6 +13,17 @@ import numpy as np
 
 PAD = 0
 
+# Any of these is a tokenizer; vocab.json needs merges.txt beside it.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt"),
+    *("vocab.json", "merges.txt"),
+)
+# What ends a turn, whatever else a model's files name.
+TURN_ENDS = (
+    *("<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<turn|>", "<|return|>"),
+    *("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"),
+)
+
 # Loading transformers and calling its fast tokenizers ("Already borrowed") are both unsafe from several
 # threads.
 _LOCK = threading.Lock()
@@ -45,6 +56,17 @@ class Tokenizer(Protocol):
     def eos(self) -> str:
         """The token that ends a text, spelled out; "" where there is none."""
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of what the vocabulary lacks; None where it lacks nothing."""
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """{token: id}, added tokens left out."""
+
+    def ends(self, also: Sequence[int]) -> tuple[int, ...]:
+        """Ids that end what a model writes: its own, and those of `also` that are added tokens of the vocabulary."""
+
     def ids(self, text: str, *, special: bool) -> list[int]:
         """Ids of a piece of text, nothing added; `special`: special tokens spelled in it are read as such."""
 
@@ -74,6 +96,17 @@ class ByteTokenizer:
 
     vocab_size = 384
     bos, eos = "", "</s>"
+    unknown = None
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """See `Tokenizer.vocabulary`."""
+        return {chr(byte): byte + 3 for byte in range(256)}
+
+    def ends(self, also: Sequence[int]) -> tuple[int, ...]:
+        """See `Tokenizer.ends`."""
+        del also
+        return (1,)
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
@@ -106,7 +139,7 @@ class DirectoryTokenizer:
     """The tokenizer in a Hugging Face model directory, loaded at first use: workers get only the path.
 
     Raises:
-        FileNotFoundError: no such directory.
+        FileNotFoundError: no such directory. ValueError (at first use): it holds no tokenizer that can be read.
     """
 
     def __init__(self, directory: str) -> None:
@@ -122,10 +155,31 @@ class DirectoryTokenizer:
 
     def _loaded(self) -> Any:
         if self._tokenizer is None:
+            self._check_files()
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.directory, local_files_only=True)
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(
+                    self.directory, local_files_only=True, trust_remote_code=False
+                )
+            except Exception as error:  # Its readers raise what they like.
+                raise ValueError(
+                    f"{self.directory}: transformers cannot read its tokenizer ({type(error).__name__}: "
+                    f"{(str(error).strip() or 'no reason given').splitlines()[0]}); fetch its files again"
+                ) from error
         return self._tokenizer
+
+    def _check_files(self) -> None:
+        """Raise ValueError where transformers would make up a tokenizer that knows nothing."""
+        found = tokenizer_files(Path(self.directory))
+        if "vocab.json" in found and found[0] == "vocab.json" and "merges.txt" not in found:
+            raise ValueError(f"{self.directory}: its tokenizer has vocab.json but no merges.txt; fetch it again")
+        if not set(found) - {"merges.txt"}:
+            there = sorted(path.name for path in Path(self.directory).iterdir())
+            raise ValueError(
+                f"{self.directory}: no tokenizer here ({', '.join(TOKENIZER_FILES[:-2])}, or vocab.json and "
+                f"merges.txt), but {there}. Copy the tokenizer's files from where the weights came from"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -151,6 +205,30 @@ class DirectoryTokenizer:
         with _LOCK:
             return self._loaded().eos_token or ""
 
+    @property
+    def unknown(self) -> int | None:
+        """See `Tokenizer.unknown`."""
+        with _LOCK:
+            return self._loaded().unk_token_id
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """See `Tokenizer.vocabulary`."""
+        with _LOCK:
+            added = self._loaded().get_added_vocab()
+            return {token: one for token, one in self._loaded().get_vocab().items() if token not in added}
+
+    def beyond(self, rows: int) -> list[int]:
+        """Ids that a table of `rows` rows lacks, but for added tokens (Gemma 3's for images)."""
+        return [one for one in self.vocabulary.values() if one >= rows]
+
+    def ends(self, also: Sequence[int]) -> tuple[int, ...]:
+        """See `Tokenizer.ends`."""
+        with _LOCK:
+            added, eos = self._loaded().added_tokens_decoder, self._loaded().eos_token_id
+        named = {one for one, token in added.items() if token.special and token.content in TURN_ENDS}
+        return tuple(sorted({eos} - {None} | named | {*also} & {*added}))
+
     def ids(self, text: str, *, special: bool) -> list[int]:
         """See `Tokenizer.ids`."""
         with _LOCK:
@@ -174,6 +252,11 @@ class DirectoryTokenizer:
                 messages, tokenize=False, add_generation_prompt=answer is None,
                 date_string="26 Jul 2024", enable_thinking=False,
             )  # fmt: skip
+
+
+def tokenizer_files(directory: Path) -> list[str]:
+    """Return those of TOKENIZER_FILES that are there, in their order."""
+    return [name for name in TOKENIZER_FILES if (directory / name).exists()]
 
 
 def _pack(rows: Sequence[Sequence[int]], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:

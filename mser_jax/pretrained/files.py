@@ -18,6 +18,8 @@ from mser_jax.pretrained.keymap import PretrainedError
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+# A PEFT adapter: what changes the weights of some base, here or elsewhere.
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -66,6 +68,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def refuse_adapters(directory: Path) -> None:
+    """Raise PretrainedError where a LoRA adapter lies in the directory, beside weights or alone.
+
+    transformers applies one that lies beside weights, so to pass over it would be to read another model.
+    """
+    found = [name for name in ADAPTERS if (directory / name).exists()]
+    if not found:
+        return
+    base = read_json(directory / ADAPTERS[0]).get("base_model_name_or_path") if ADAPTERS[0] in found else None
+    raise PretrainedError(
+        f"{directory} holds a LoRA adapter ({', '.join(found)}) of {base or 'some base'}, and adapters of others "
+        "are not applied here. Merge it with peft, PeftModel.from_pretrained(BASE, DIRECTORY).merge_and_unload()"
+        ".save_pretrained(OUT), and give OUT; or move these files away to take the weights without it"
+    )
+
+
 def weight_files(directory: Path) -> list[Path]:
     """model.safetensors, or the shards that model.safetensors.index.json names.
 
@@ -92,8 +110,8 @@ def _no_weights(directory: Path) -> str:
     if others:
         return (
             f"{directory}: no {WEIGHTS} here, only {others}. Pickles are refused: reading one runs the code in it. "
-            "Where you trust its source, convert it with transformers:\n"
-            f'  python -c \'from transformers import AutoModel; AutoModel.from_pretrained("{directory}").'
+            "Where you trust its source, convert it with transformers: "
+            f'python -c \'from transformers import AutoModel; AutoModel.from_pretrained("{directory}").'
             'save_pretrained("OUT")\''
         )
     there = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
@@ -104,7 +122,8 @@ def index(directory: Path) -> dict[str, TensorInfo]:
     """{tensor name: where it lies} over all weight files. Reads headers only.
 
     Raises:
-        PretrainedError: no weight files, a file that is damaged, a tensor that two files have.
+        PretrainedError: no weight files, a file that is damaged, a tensor that two files have, files that are
+            not as their index says.
     """
     found: dict[str, TensorInfo] = {}
     for file in weight_files(directory):
@@ -112,6 +131,16 @@ def index(directory: Path) -> dict[str, TensorInfo]:
             if name in found:
                 raise PretrainedError(f"{directory}: {name} is in both {found[name].file.name} and {file.name}")
             found[name] = info
+    if (directory / WEIGHTS).exists():
+        return found
+    told = read_json(directory / INDEX)["weight_map"]
+    if wrong := [name for name in {**told, **found} if name not in found or told.get(name) != found[name].file.name]:
+        name = sorted(wrong)[0]
+        there = f"it is in {found[name].file.name}" if name in found else "no file has it"
+        raise PretrainedError(
+            f"{directory / INDEX} and its files are not of one model: it puts {name} into {told.get(name, 'no file')}, "
+            f"and {there} ({len(wrong)} tensors differ). Fetch all of them again"
+        )
     return found
 
 

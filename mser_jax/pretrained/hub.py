@@ -61,6 +61,7 @@ def resolve(name: str | Path) -> Path:
             f"{name}: no such directory, not in the cache ({huggingface_hub.constants.HF_HUB_CACHE}), and the hub "
             f"cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]}). {_hint(repo)}"
         ) from None
+    files.refuse_adapters(fetched)
     # Without a network, huggingface_hub returns what part it has.
     if not _is_whole(fetched):
         raise PretrainedError(

@@ -61,6 +61,10 @@ _ROPE = {
         "attention_factor": "attention_factor",
     },
 }
+# Keys of any kind of RoPE, and those that are read elsewhere or say how transformers finds the others.
+_ROPE_KEYS = {theirs for options in _ROPE.values() for theirs in options.values()} | {
+    *("rope_type", "type", "rope_theta", "partial_rotary_factor", "mscale", "mscale_all_dim", "finetuned")
+}
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 # Keys whose other values mean what is not implemented.
 _REQUIRED = {
@@ -253,6 +257,8 @@ def _rope_from_hf(given: Mapping[str, Any], hf: Mapping[str, Any]) -> Rope:
         raise _unsupported("rope_type", kind, KINDS)
     if given.get("partial_rotary_factor") not in (None, 1.0):
         raise _unsupported("partial_rotary_factor", given["partial_rotary_factor"], (None, 1.0))
+    if unknown := sorted(key for key in set(given) - _ROPE_KEYS if given[key] is not None):
+        raise _unsupported(f"rope_parameters.{unknown[0]}", given[unknown[0]], tuple(sorted(_ROPE_KEYS)))
     found = {ours: given[theirs] for ours, theirs in _ROPE[kind].items() if given.get(theirs) is not None}
     if kind == "yarn":
         found.setdefault("factor", hf["max_position_embeddings"] / found["original_positions"])

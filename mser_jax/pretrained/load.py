@@ -47,7 +47,14 @@ def read_config(directory: str | Path) -> dict[str, Any]:
         PretrainedError: there is none, it is no JSON, it names no model_type, or transformers refuses its values.
     """
     path = Path(directory) / files.CONFIG
+    files.refuse_adapters(Path(directory))
     hf = files.read_json(path)
+    if quantised := hf.get("quantization_config"):
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+        raise PretrainedError(
+            f"{path}: these weights are quantised (quantization_config: {method}), which is not implemented: give the "
+            "model that they were made from"
+        )
     if not isinstance(hf.get("model_type"), str):
         raise PretrainedError(f"{path} has no model_type, so the architecture is not known")
     # Here, not above: transformers takes seconds to import.
@@ -113,7 +120,8 @@ def load(directory: str | Path, key_map: KeyMap, abstract: Mapping[str, jax.Shap
         Exactly the paths, shapes, dtypes and shardings of `abstract`, in its order.
 
     Raises:
-        PretrainedError: something is missing, left over or mis-shaped: all of it is listed.
+        PretrainedError: something is missing, left over or mis-shaped: all of it is listed. Or a value is NaN, infinite
+            or beyond its leaf's dtype.
     """
     found = match(directory, key_map, {path: leaf.shape for path, leaf in abstract.items()})[1]
     # Work on single devices, which a mesh in context would forbid.
@@ -135,6 +143,7 @@ def match(
         PretrainedError: as `load`.
     """
     directory = Path(directory)
+    files.refuse_adapters(directory)
     present = files.index(directory)
     spelt = {key_map.rename(name): name for name in present}
     wanted = key_map.tensors(shapes)
@@ -197,7 +206,7 @@ def _wrong_constants(constants: Mapping[str, np.ndarray], others: Mapping[str, T
         ours = constants[name]
         if (
             theirs.shape != ours.shape
-            or np.abs(theirs.astype(np.float64) - ours).max() > step * np.abs(ours).max() + 1e-4
+            or not np.abs(theirs.astype(np.float64) - ours).max() <= step * np.abs(ours).max() + 1e-4
         ):
             wrong.append(name)
     return wrong
@@ -239,7 +248,10 @@ def _assemble(entry: Entry, found: Mapping[str, TensorInfo], leaf: jax.ShapeDtyp
         for box, start, piece in _pieces(entry, layer, boxes, found[entry.name(layer)]) if boxes else ():
             piece = jax.device_put(piece, devices[box][0])
             # Dispatch would run ahead, and hold a second copy of all that was read.
-            shards[box] = jax.block_until_ready(_write(shards[box], piece, np.array(start, np.int32), entry.transform))
+            written = _write(shards[box], piece, np.array(start, np.int32), entry.transform)
+            shards[box], *bad = jax.block_until_ready(written)
+            if any(bad):
+                raise PretrainedError(_not_numbers(found[entry.name(layer)], entry.name(layer), leaf, *map(int, bad)))
     copies = [jax.device_put(shard, device) for box, shard in shards.items() for device in devices[box]]
     return jax.make_array_from_single_device_arrays(leaf.shape, sharding, copies)
 
@@ -262,11 +274,32 @@ def _pieces(
                 yield box, (layer - box[0][0], *where) if entry.stacked else where, piece
 
 
+def _not_numbers(info: TensorInfo, name: str, leaf: jax.ShapeDtypeStruct, bad: int, lost: int) -> str:
+    """The message for values that are no finite numbers, in the file or once they are cast."""
+    if bad:
+        return (
+            f"{info.file}: {bad} values of {name} are NaN or infinite: the file is damaged, or its training diverged. "
+            "Fetch it again, or take other weights"
+        )
+    return (
+        f"{info.file}: {lost} values of {name} ({info.dtype}) are beyond {leaf.dtype}: keep these parameters in "
+        "float32 or bfloat16"
+    )
+
+
 @functools.partial(jax.jit, donate_argnums=0, static_argnames="transform")
-def _write(shard: jax.Array, piece: jax.Array, start: jax.Array, transform: Transform) -> jax.Array:
-    """The shard with a transformed piece of a torch tensor at `start`, in place."""
+def _write(
+    shard: jax.Array, piece: jax.Array, start: jax.Array, transform: Transform
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The shard with a transformed piece of a torch tensor at `start`, in place.
+
+    Also the number of values of the piece that are not finite, and of those that the cast made so.
+    """
+    bad = jnp.count_nonzero(~jnp.isfinite(piece))
     piece = jnp.transpose(piece, transform.axes) if transform.axes else piece
     if transform.offset:
         piece = piece.astype(jnp.float32) + transform.offset
     piece = piece.reshape((1,) * (shard.ndim - piece.ndim) + piece.shape)
-    return lax.dynamic_update_slice(shard, piece.astype(shard.dtype), list(start))
+    piece = piece.astype(shard.dtype)
+    lost = jnp.count_nonzero(~jnp.isfinite(piece)) - bad
+    return lax.dynamic_update_slice(shard, piece, list(start)), bad, lost

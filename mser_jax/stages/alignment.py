@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.corpora.emotions import EMOTIONS
-from mser_jax.data import prompts
+from mser_jax.data import prompts, tokenizer_check
 from mser_jax.data.text import Tokenizer, get_tokenizer
 from mser_jax.losses import classification, contrast, infonce, parallel, supcon
 from mser_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, flops_per_example
@@ -87,8 +87,11 @@ def captions(config: ConfigDict) -> prompts.Captions:
     )
 
 
-def check_towers(config: ConfigDict, parts: towers.Towers, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where a tower cannot take what the config would feed it."""
+def check_towers(config: ConfigDict, parts: towers.Towers, tokenizer: Tokenizer, *, scored: bool = False) -> None:
+    """Raises ConfigError where a tower cannot take what the config would feed it.
+
+    `scored`: as `towers.tokenizer_weights` has it.
+    """
     speech_stage.check_speech(config, parts["speech_encoder"])
     text = parts["text_encoder"]
     if text.vocab_size < tokenizer.vocab_size:
@@ -96,11 +99,26 @@ def check_towers(config: ConfigDict, parts: towers.Towers, tokenizer: Tokenizer)
             f"--config.text_encoder: a table of {text.vocab_size} tokens, but tokenizer "
             f"{towers.tokenizer_name(config)!r} needs {tokenizer.vocab_size}"
         )
+    read = {*names(config.data.captions.languages), *names(config.evaluate.prompt_languages)}
+    texts = {
+        language: [text for emotion in EMOTIONS for text in prompts.label_prompts(emotion, (language,))]
+        for language in sorted(read & {*prompts.prompt_languages()})
+    }
+    init = towers.tokenizer_weights(config, "text_encoder", scored)
+    tokenizer_check.check(towers.tokenizer_name(config), text.vocab_size, texts, init, closed=True)
     room = text.max_positions - text.position_offset
     if config.data.max_tokens > room:
         raise config_lib.ConfigError(
             f"--config.data.max_tokens={config.data.max_tokens}: the text tower ends at {room}"
         )
+
+
+def check_captions(config: ConfigDict, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError where captions of two emotions become the same tokens."""
+    wanted, languages = names(config.data.emotions) or EMOTIONS, names(config.data.captions.languages)
+    with config_lib.blame(f"data.max_tokens={config.data.max_tokens}"):
+        texts = {emotion: prompts.label_prompts(emotion, languages) for emotion in wanted}
+        tokenizer_check.tell_apart(tokenizer, texts, config.data.max_tokens)
 
 
 def microbatches(config: ConfigDict) -> int:
@@ -124,9 +142,11 @@ class Alignment(speech_stage.SpeechStage):
         parts = towers.make(config, (metadata or {}).get("architecture"))
         with config_lib.blame("text_encoder.tokenizer"):
             self._tokenizer = get_tokenizer(towers.tokenizer_name(config))
-        check_towers(config, parts, self._tokenizer)
+            check_towers(config, parts, self._tokenizer, scored=metadata is not None)
         with config_lib.blame("data.captions"):
             self._captions = captions(config)
+        if metadata is None:
+            check_captions(config, self._tokenizer)
         data = SpeechData(config, parts["speech_encoder"], self._captions, metadata)
         super().__init__(config, parts, data, model_config(config, parts, data.num_classes))
         self._scored_only = metadata is not None

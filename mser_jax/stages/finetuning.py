@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.corpora import emotions
-from mser_jax.data import instructions, prompts
+from mser_jax.data import instructions, prompts, tokenizer_check
 from mser_jax.data.chat import Chat, get_chat
 from mser_jax.losses import language_model
 from mser_jax.models import lora
@@ -69,6 +70,16 @@ def question_maker(config: ConfigDict, num_speech: int) -> instructions.Instruct
     )
 
 
+def check_tokenizer(config: ConfigDict, rows: int, init: Path | None) -> None:
+    """Raise ValueError where the LLM's tokenizer is not that of a table of `rows` rows, or lacks a language."""
+    asked = {*names(config.data.question_languages), *names(config.evaluate.prompt_languages)}
+    texts = {
+        language: (*instructions.questions("emotion", language), *prompts.all_words("emotion", language))
+        for language in sorted(asked & {*instructions.languages()})
+    }
+    tokenizer_check.check(towers.tokenizer_name(config, "llm"), rows, texts, init)
+
+
 class Finetuning(speech_stage.SpeechStage):
     """Stage 2 as the loop sees it (stages/base.py)."""
 
@@ -81,7 +92,10 @@ class Finetuning(speech_stage.SpeechStage):
         speech_stage.check_speech(config, parts["speech_encoder"])
         model = model_config(config, parts)
         with config_lib.blame("llm.tokenizer"):
-            self._chat = get_chat(towers.tokenizer_name(config, "llm"), model.num_soft_tokens)
+            folder = towers.tokenizer_weights(config, "llm", scored=metadata is not None)
+            check_tokenizer(config, parts["llm"].vocab_size, folder)
+            eos = tokenizer_check.eos_tokens(folder) if folder else ()
+            self._chat = get_chat(towers.tokenizer_name(config, "llm"), model.num_soft_tokens, eos)
         with config_lib.blame("data"):
             text = question_maker(config, model.num_soft_tokens)
             text.check(parts["llm"].vocab_size)

@@ -65,7 +65,7 @@ class GenerationEvaluator:
             shape = (soft.shape[0], len(tokens))
             ids = sharding.constrain(jnp.broadcast_to(tokens, shape), P(sharding.BATCH_AXES, None))
             x = model.embed(ids, soft)
-            return generate(model.llm, x, ids == ids, max_new_tokens=room, stop_tokens=(chat.end,))[0]
+            return generate(model.llm, x, ids == ids, max_new_tokens=room, stop_tokens=chat.stops)[0]
 
         self._answer = jax.jit(answer, out_shardings=NamedSharding(mesh, P()))
 

@@ -22,7 +22,7 @@ from scipy.special import softmax
 
 from mser_jax import config as config_lib
 from mser_jax import state
-from mser_jax.data import audio, device, instructions, prompts
+from mser_jax.data import audio, device, instructions, prompts, tokenizer_check
 from mser_jax.data.chat import Chat
 from mser_jax.evaluation import rows, zero_shot
 from mser_jax.models.label_trie import LabelTrie
@@ -96,6 +96,9 @@ class LikelihoodScorer:
         self._programs: dict[tuple[str, ...], Any] = {}
         for question in self.questions:
             if question.words not in self._programs:
+                with scoring.labels_blamed():
+                    words = dict(zip(self.labels, question.words, strict=True))
+                    tokenizer_check.check_words(chat.tokenizer, words, f"word in {question.language!r}")
                 trie = LabelTrie([chat.label(word) for word in question.words], end=chat.end)
                 self._programs[question.words] = self._program(definition, trie)
         self._soft = jax.jit(lambda params, batch: frozen_features.soft_tokens(definition.merge(params), batch))

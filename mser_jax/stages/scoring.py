@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,15 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     if len(found) < 2 or not all(found) or len(set(found)) != len(found):
         raise config_lib.ConfigError(f"labels {list(labels)}: expected at least two, none empty, each once")
     return found
+
+
+@contextlib.contextmanager
+def labels_blamed() -> Iterator[None]:
+    """Make what code below says of labels (ValueError) a ConfigError."""
+    try:
+        yield
+    except ValueError as error:
+        raise config_lib.ConfigError(f"labels: {error}") from error
 
 
 def canonical_labels(labels: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax import state
-from mser_jax.data import prompts
+from mser_jax.corpora import emotions
+from mser_jax.data import prompts, tokenizer_check
 from mser_jax.data.text import Tokenizer
 from mser_jax.evaluation import zero_shot
 from mser_jax.stages import frozen_features, scoring
@@ -51,6 +52,11 @@ class SimilarityScorer:
                 label: prompts.label_prompts(word, languages)
                 for label, word in scoring.canonical_labels(self.labels).items()
             }
+        with scoring.labels_blamed():
+            words = scoring.canonical_labels(self.labels)
+            free = [label for label, word in words.items() if word not in emotions.EMOTIONS]
+            tokenizer_check.check_words(tokenizer, words, "text")
+            tokenizer_check.tell_apart(tokenizer, self._prompts, self._max_tokens, uncut=free)
         self._whole = NamedSharding(mesh, P())
         self._text = jax.jit(
             lambda params, tokens, mask: definition.merge(params).encode_text(tokens, mask), out_shardings=self._whole

@@ -108,6 +108,10 @@ class Stage1Run:
         pairs = {f"model.qformer.{name}": (ours.qformer[name], theirs.qformer[name]) for name in _SAME}
         pairs["model.frame_pool"] = ours.frame_pool, theirs.frame_pool
         pairs["model.trailing_silence"] = tuple(model.get("trailing_silence", 0.0) for model in (ours, theirs))
+        if any(lora.is_adapter(path) for path in self._shapes() if is_taken(path)):
+            # What an adapter adds is multiplied with it, so another one would change what stage 1 learned.
+            scales = (c.lora.alpha / max(c.lora.rank, 1) if c.lora.pattern else None for c in (config, self._config))
+            pairs["lora.alpha / lora.rank"] = tuple(scales)
         return [f"{name}: {a!r} here, {b!r} in stage 1" for name, (a, b) in pairs.items() if a != b]
 
     def _shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:

@@ -76,6 +76,14 @@ def directory(config: ConfigDict, name: str) -> Path | None:
         return pretrained.resolve(init) if init else None
 
 
+def tokenizer_weights(config: ConfigDict, name: str, scored: bool) -> Path | None:
+    """Return the directory of the weights that a tokenizer reads for, None where there is none to hold it against.
+
+    A checkpoint that is `scored` holds its weights; with a tokenizer of its own it needs no directory beside it.
+    """
+    return None if scored and config[name].tokenizer else directory(config, name)
+
+
 def initialised_from(config: ConfigDict) -> dict[str, str]:
     """{section: directory or hub id} of the towers that start from pretrained weights."""
     return {name: config[name].init for name in TOWERS if name in config and config[name].init}

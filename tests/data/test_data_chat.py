@@ -99,6 +99,20 @@ def test_bytes_have_a_plain_template():
     assert chat.label("joie") == [b + 3 for b in b" joie"] and chat.decode(chat.answer("é")) == "é"
 
 
+def test_an_answer_ends_with_any_token_that_ends_the_models_text(make_tokenizer):
+    """The template's own, </s>, and what the model's files name: nothing that comes after is read."""
+    folder = make_tokenizer(TURNS)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<end_of_turn>", "</s>", "<|im_end|>", "<speech>")}
+    word = tokenizer.convert_tokens_to_ids("x")
+    chat = Chat(folder, 2, (ends["<speech>"], word))
+    assert set(chat.stops) == set(ends.values()), "a word does not end a text, whatever a config says"
+    assert chat.end == ends["<end_of_turn>"] and chat.answer("Wut")[-1] == chat.end, "what is trained stays"
+    for end in ends.values():
+        assert chat.decode(np.r_[chat.label("anger"), end, chat.label("The sad"), chat.end]) == "anger"
+    assert Chat("byt5", 2).stops == (1,)
+
+
 def test_gemma_reads_the_plain_template(weights):
     """A base model: no chat template, <bos> first, <eos> last."""
     folder = str(weights / "gemma-3-270m")
@@ -106,6 +120,7 @@ def test_gemma_reads_the_plain_template(weights):
     prompt = chat.prompt(QUESTION)
     assert prompt[0] == reference.bos_token_id and prompt[1:5].tolist() == [SPEECH] * 4
     assert reference.decode(prompt[5:]) == f"\n{QUESTION}\n"
+    assert chat.stops == (1, 106), "<eos> and <end_of_turn>"
     assert chat.end == reference.eos_token_id == chat.answer("Wut")[-1]
     assert json.loads(json.dumps(chat.label("Wut"))) == reference(" Wut", add_special_tokens=False)["input_ids"]
     assert len(chat.label("frustration")) == 1, "a word of running text"

@@ -137,6 +137,17 @@ def test_with_a_base_the_whole_model_comes_back(tmp_path):
         torch.testing.assert_close(again.eval()(**inputs).logits, theirs(**inputs).logits, rtol=0, atol=0)
 
 
+def test_a_base_with_a_foreign_adapter_is_refused_not_half_copied(tmp_path):
+    torch.manual_seed(0)
+    save_random(WhisperForConditionalGeneration(WhisperConfig(**WHISPER)), tmp_path / "in")
+    family, cfg, definition = define(tmp_path / "in", "speech")
+    params = load.load(tmp_path / "in", family.key_map(cfg), definition.abstract)
+    (tmp_path / "in" / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+    with pytest.raises(PretrainedError, match="holds a LoRA adapter"):
+        export.save(tmp_path / "out", params, family.key_map(cfg), family.config_to_hf(cfg), base=tmp_path / "in")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("model", ["masked", "classifier", "bare"])
 def test_heads_and_prefixes_survive(tmp_path, model):
     torch.manual_seed(0)

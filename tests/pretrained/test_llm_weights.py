@@ -219,6 +219,19 @@ def test_a_tied_head_that_is_stored(tmp_path):
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True is not"),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type='dynamic' is not implemented"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "no valid config of llama: .*factor"),
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 32,
+                    "rope_theta": 1e4,
+                    "attention_bend": 2,
+                }
+            },
+            "attention_bend=2 is not implemented",
+        ),
         ("qwen3", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ("qwen2", {"layer_types": ["chunked_attention"] * 3}, "layer_types='chunked_attention' is not implemented"),
         ("llama", {"num_local_experts": 8}, "num_local_experts=8 is not implemented"),

@@ -183,6 +183,83 @@ def test_a_missing_shard_is_named(tmp_path):
         load.load(tmp_path, TABLE, abstract())
 
 
+def test_shards_of_two_models_are_named(tmp_path):
+    """Whole files with other tensors in them than their index says: one of them is of another download."""
+    theirs, _ = random_files(tmp_path)
+    split_in_two(tmp_path)
+    index = json.loads((tmp_path / files.INDEX).read_text())
+    for change in (lambda told: told.pop("wte.weight"), lambda told: told.update({"h.9.fc.bias": max(told.values())})):
+        told = dict(index["weight_map"])
+        change(told)
+        (tmp_path / files.INDEX).write_text(json.dumps({"weight_map": told}))
+        with pytest.raises(PretrainedError, match=r"are not of one model: .*\(1 tensors differ\)"):
+            load.load(tmp_path, TABLE, abstract())
+    file = max(index["weight_map"].values())
+    (tmp_path / files.INDEX).write_text(json.dumps(index))
+    save_file({"another.weight": theirs["conv.bias"]}, tmp_path / file)
+    with pytest.raises(PretrainedError, match=rf"puts another.weight into no file, and it is in {file} \(9 "):
+        load.load(tmp_path, TABLE, abstract())
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"), [(np.nan, np.float32), (np.inf, np.float16), (np.nan, ml_dtypes.bfloat16)]
+)
+def test_values_that_are_no_numbers_are_named(tmp_path, value, stored):
+    theirs, _ = random_files(tmp_path, dtype=stored)
+    theirs["h.2.fc.weight"][5, 3] = theirs["h.2.fc.weight"][6, 0] = value
+    save_file(theirs, tmp_path / files.WEIGHTS)
+    with pytest.raises(PretrainedError, match=r"model\.safetensors: 2 values of h\.2\.fc\.weight are NaN or infinite"):
+        load.load(tmp_path, TABLE, abstract())
+    theirs["h.2.fc.weight"][5, 3] = theirs["h.2.fc.weight"][6, 0] = 1
+    theirs["head.weight"][0, 0] = value  # not read
+    save_file(theirs, tmp_path / files.WEIGHTS)
+    load.load(tmp_path, TABLE, abstract())
+
+
+@pytest.mark.parametrize(("stored", "big"), [(ml_dtypes.bfloat16, 1e9), (np.float32, -7e4)])
+def test_values_beyond_the_dtype_are_named(tmp_path, stored, big):
+    theirs, _ = random_files(tmp_path, dtype=stored)
+    theirs["wte.weight"][39, 7] = big
+    save_file(theirs, tmp_path / files.WEIGHTS)
+    with pytest.raises(PretrainedError, match=r"1 values of wte\.weight \(.*\) are beyond float16"):
+        load.load(tmp_path, TABLE, abstract(jnp.float16))
+    load.load(tmp_path, TABLE, abstract(jnp.bfloat16))
+
+
+def put_adapter(directory, **config):
+    directory.mkdir(exist_ok=True)
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "someone/base", **config}
+    (directory / "adapter_config.json").write_text(json.dumps(said))
+    save_file({"base_model.model.h.0.fc.lora_A.weight": np.ones((2, 8), np.float32)}, directory / files.ADAPTERS[1])
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("names", [files.ADAPTERS[:1], files.ADAPTERS[1:2], files.ADAPTERS[:2]])
+def test_an_adapter_beside_weights_or_alone_is_no_plain_model(tmp_path, beside, names):
+    """transformers would apply it: neither import nor export passes over it."""
+    if beside:
+        random_files(tmp_path)
+        (tmp_path / files.CONFIG).write_text('{"model_type": "llama"}')
+    put_adapter(tmp_path)
+    for name in files.ADAPTERS:
+        if name not in names:
+            (tmp_path / name).unlink(missing_ok=True)
+    of = "someone/base" if files.ADAPTERS[0] in names else "some base"
+    for read in (lambda: load.read_config(tmp_path), lambda: load.load(tmp_path, TABLE, abstract())):
+        with pytest.raises(
+            PretrainedError, match=rf"holds a LoRA adapter \({', '.join(names)}\) of {of}.*Merge"
+        ) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_quantised_weights_are_named_by_their_config(tmp_path):
+    quantised = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / files.CONFIG).write_text(json.dumps(quantised))
+    with pytest.raises(PretrainedError, match=r"quantised \(quantization_config: gptq\).*give the model"):
+        load.read_config(tmp_path)
+
+
 def test_everything_that_does_not_fit_is_listed_at_once(tmp_path):
     theirs, _ = random_files(tmp_path)
     theirs["h.1.fc.wieght"] = theirs.pop("h.1.fc.weight")
@@ -223,7 +300,7 @@ def test_constants_must_be_what_is_computed(tmp_path):
     for value in (None, constant, constant.astype(np.float16)):
         save_file(weights if value is None else {**weights, "net.positions": value}, tmp_path / files.WEIGHTS)
         load.load(tmp_path, table, abstract(shapes=shapes))
-    for value in (constant + 2e-4, constant[:5]):
+    for value in (constant + 2e-4, constant[:5], np.full_like(constant, np.nan)):
         save_file({**weights, "net.positions": value}, tmp_path / files.WEIGHTS)
         with pytest.raises(PretrainedError, match=r"not what is computed here \(1\):\n  net.positions"):
             load.load(tmp_path, table, abstract(shapes=shapes))

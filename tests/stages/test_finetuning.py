@@ -141,6 +141,10 @@ def test_a_stage_1_run_of_adapters_is_completed(tiny, tiny2, bases, tmp_path):
     assert set(given) == {path for path in before if is_taken(path)}
     for path in given:
         np.testing.assert_array_equal(given[path], before[path], err_msg=path)
+    for other, (theirs, ours) in {"lora.alpha": (8.0, 4.0), "lora.rank": (8.0, 4.0)}.items():
+        changed = {"lora.pattern": pattern, "lora.rank": 2, other: 8.0 if other == "lora.alpha" else 4}
+        with pytest.raises(config_lib.ConfigError, match=rf"lora.alpha / lora.rank: {ours} here, {theirs} in stage 1"):
+            start(tiny2(init_from=str(tmp_path), **changed))
     with pytest.raises(config_lib.ConfigError, match=r"left over(.|\n)*lora.pattern must match them too"):
         start(tiny2(init_from=str(tmp_path)))
 

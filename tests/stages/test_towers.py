@@ -94,7 +94,7 @@ def test_a_wav2vec2_tower_takes_a_step(bases, tiny, tmp_path):
         **sizes, **convolutions, num_feat_extract_layers=2, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2
     )
     transformers.Wav2Vec2Model(config).save_pretrained(tmp_path / "wav2vec2")
-    config = tiny(**starting_from(tmp_path / "wav2vec2", bases[1], **{"train.batch_size": 2, "data.max_tokens": 8}))
+    config = tiny(**starting_from(tmp_path / "wav2vec2", bases[1], **{"train.batch_size": 2, "data.max_tokens": 32}))
     config.data.length_classes = (0.2,)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
@@ -117,6 +117,7 @@ def test_a_wav2vec2_tower_takes_a_step(bases, tiny, tmp_path):
         ({"text_encoder.sizes.num_layer": 2}, "no.*num_layer.*it has"),
         ({"text_encoder.family": "brt"}, "expected one of bert"),
         ({"text_encoder.init": "", "data.max_tokens": 600}, "ends at 512"),
+        ({"text_encoder.tokenizer": ""}, "no tokenizer here .*Copy the tokenizer's files"),
         ({"model.layer_mix_init": (1.0, 2.0)}, "2 logits, but 3 hidden states"),
         ({"lora.pattern": "speech_encoder/.*/qury$"}, "lora.pattern.*Nearest"),
         ({"lora.pattern": "query", "lora.rank": 0}, "≥ 1"),
