@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     from mser_jax import evaluate, storage, train
     from mser_jax.checkpoint import CheckpointError
     from mser_jax.data.unreadable import TooManyUnreadableError
-    from mser_jax.parallel import distributed
+    from mser_jax.parallel import distributed, preemption
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_important)
@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> None:
         train.EvaluationError,
     ) as error:  # fmt: skip
         raise SystemExit("\n".join(filter(None, (f"error: {error}", storage.explain(error))))) from error
+    except KeyboardInterrupt:
+        preemption.end()
     except Exception as error:
         if advice := storage.explain(error) or _no_room(error):
             raise SystemExit(f"error: {advice}") from error

@@ -7,6 +7,7 @@ batch n; step n is dispatched before the metrics of step n − 1 are read, so th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from typing import Any
@@ -25,10 +26,13 @@ from mser_jax.data.unreadable import TooManyUnreadableError
 from mser_jax.parallel import distributed, preemption, sharding
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages.base import Batch, Evaluator, Stage
+from mser_jax.telemetry.compiling import Compilations
 from mser_jax.telemetry.metrics import MetricWriter
 from mser_jax.telemetry.throughput import Throughput, duration
 from mser_jax.telemetry.watchdog import Watchdog
 
+# The config of the run, from its start; of a run that went on with another config the one before is config.HASH.json.
+CONFIG = "config.json"
 # Written when the budget is spent and the last evaluation done: {"step", "config_hash"}.
 FINISHED = "finished.json"
 
@@ -169,8 +173,7 @@ class Loop:
             clean=True,
         )
         self._evaluators: list[Evaluator] = list(self.stage.evaluators(mesh))
-        device = mesh.devices.flat[0]
-        self._throughput = Throughput(program.total_steps, device.device_kind, mesh.devices.size)
+        self._compilations = Compilations()
         self._metadata = {"config": config.to_dict(), **self.stage.metadata()}
         self._skipped_in_a_row = 0
         self._window: dict[str, list[float]] = {}
@@ -179,10 +182,13 @@ class Loop:
         """Runs to the end of the budget, or until a stop is requested."""
         total, train_step = self.program.total_steps, self.program.train_step
         train_state = self._restore_or_create()
+        self._write_config()
         start = int(train_state.step)
         self._writer = MetricWriter(self.workdir, start)
         self.stage.prepare(train_state.params, self.mesh, self._stop_preparing)
         self._batches = self.stage.batches(start, self.mesh)
+        kind, count = self.mesh.devices.flat[0].device_kind, self.mesh.devices.size
+        self._throughput = Throughput(total, kind, count)
         pending: tuple[int, dict[str, jax.Array], Batch] | None = None
         try:
             for number in range(start, total):
@@ -194,7 +200,10 @@ class Loop:
                     self._between_steps(number, train_state)
                 batch = next(self._batches)
                 self._watchdog.beat(f"dispatching step {number + 1}")
-                train_state, metrics = train_step(train_state, batch)
+                (train_state, metrics), seconds = self._compilations.call(
+                    "the training step", train_step, train_state, batch, batch=batch
+                )
+                self._throughput.pause(seconds)
                 if pending:
                     self._log(*pending)
                 pending = (number, metrics, batch)
@@ -218,6 +227,7 @@ class Loop:
         """Own checkpoint if there is one, else pretrained weights where the config names them, else from scratch."""
         program, abstract = self.program, self.program.abstract
         if self._checkpoints.latest is None:
+            logging.info("Creating parameters and optimiser state")
             return state.create(program.init, abstract, self.stage.pretrained(abstract.params))
 
         def frozen(wanted: dict[str, jax.ShapeDtypeStruct]) -> state.Flat:
@@ -230,6 +240,16 @@ class Loop:
             logging.warning("The checkpoint was written with another config.%s", change)
         logging.info("Resuming at step %d of %d", int(restored.step), self.program.total_steps)
         return restored
+
+    def _write_config(self) -> None:
+        if jax.process_index() != 0:
+            return
+        path, text = self.workdir / CONFIG, config_lib.to_json(self.config) + "\n"
+        before = path.read_text() if path.exists() else text
+        if before != text:
+            of_before = hashlib.sha256(before.rstrip().encode()).hexdigest()[:12]
+            storage.replace(self.workdir / f"config.{of_before}.json", before)
+        storage.replace(path, text)
 
     def _is_due(self, number: int) -> bool:
         return bool(self._save_every) and number % self._save_every == 0
@@ -324,9 +344,9 @@ class Loop:
         done = number + 1
         if done % self.config.telemetry.log_every and done != self.program.total_steps:
             return
-        # A skipped step counts as skipped; its NaN must not hide the others' mean.
-        means = {name: float(np.nanmean(value)) if np.isfinite(value).any() else float("nan")
-                 for name, value in self._window.items()}  # fmt: skip
+        # A skipped step counts as skipped; its NaN, or infinity, must not hide the others' mean.
+        means = {name: float(np.mean(finite)) if (finite := [x for x in values if np.isfinite(x)]) else float("nan")
+                 for name, values in self._window.items()}  # fmt: skip
         means["skipped"] = float(np.sum(self._window["skipped"]))
         rates = self._throughput.report(done)
         self._window = {}

@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import logging
 import os
 import signal
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_stage import ToyStage, toy_config
 
+from mser_jax import config as config_lib
 from mser_jax import stages, state, storage, train
 from mser_jax.checkpoint import CheckpointMismatch, Checkpoints
 from mser_jax.data.unreadable import TooManyUnreadableError
@@ -99,6 +103,51 @@ def test_one_non_finite_step_changes_nothing_and_is_counted(run, tmp_path):
     last = [row for row in metrics_of(tmp_path) if "train/loss" in row][-1]
     assert last["train/skipped"] == 1
     assert np.isfinite(last["train/loss"]), "the mean leaves the skipped step out"
+
+
+def test_one_overflowed_step_does_not_hide_the_others_mean(run, tmp_path):
+    class Overflowing(ToyStage):
+        def loss(self, model, batch, rng):
+            loss, weight, metrics = super().loss(model, batch, rng)
+            return loss + jnp.where(batch["step"].max() == 10, jnp.inf, 0), weight, metrics
+
+    run(tmp_path, Overflowing())
+    last = [row for row in metrics_of(tmp_path) if "train/loss" in row][-1]
+    assert last["train/skipped"] == 1 and 0 < last["train/loss"] < 10 and last["train/grad_norm"] > 0
+
+
+def test_compiling_is_told_before_and_no_part_of_the_time_left(run, tmp_path, monkeypatch, caplog):
+    call, told = train.Compilations.call, []
+
+    def slow(self, what, function, *args, batch):
+        def compiled(*args):
+            if not told:
+                told.append([record.message for record in caplog.records])
+                time.sleep(1.5)
+            return function(*args)
+
+        return call(self, what, compiled, *args, batch=batch)
+
+    monkeypatch.setattr(train.Compilations, "call", slow)
+    with caplog.at_level(logging.INFO, "absl"):
+        run(tmp_path)
+    assert told[0][-1].startswith("Compiling the training step (x [16, 128])")
+    assert caplog.text.count("Compiling ") == caplog.text.count("Compiled ") == 1
+    first = next(row for row in metrics_of(tmp_path) if "train/loss" in row)
+    assert first["throughput/eta_seconds"] < 9 / 3 * 1.5
+
+
+def test_the_config_lies_in_the_workdir_from_the_start(run, tmp_path):
+    there = []
+    run(tmp_path, ToyStage(on_batch=lambda step: there.append((tmp_path / "config.json").exists())))
+    assert there == [True] * 12
+    before = (tmp_path / "config.json").read_text()
+    assert json.loads(before) == json.loads(config_lib.to_json(toy_config()))
+    run(tmp_path)
+    assert not list(tmp_path.glob("config.*.json"))
+    run(tmp_path, train={"budget": "13 steps"})
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["budget"] == "13 steps"
+    assert (tmp_path / f"config.{config_lib.config_hash(toy_config())}.json").read_text() == before
 
 
 def test_ten_non_finite_steps_stop_with_the_utterances_and_keep_the_state(run, tmp_path):

@@ -6,8 +6,10 @@ notice (by default SIGTERM, which TPU VMs, GKE and Slurm send before they take a
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 
 import jax
@@ -16,6 +18,10 @@ from jax.experimental import multihost_utils
 
 # EX_TEMPFAIL of sysexits.h: schedulers are told to retry on it, and a retry resumes from the checkpoint.
 EXIT_CODE = 75
+# As a shell tells of a program that Ctrl-C ended.
+INTERRUPTED = 128 + signal.SIGINT
+# For the main thread to let go of files and leases.
+_ENDING_SECONDS = 2.0
 
 
 class Preempted(SystemExit):
@@ -27,7 +33,11 @@ class Preempted(SystemExit):
 
 
 class StopRequest:
-    """Within `with StopRequest() as stop:` the first signal sets `stop.requested`; a second Ctrl-C interrupts."""
+    """Within `with StopRequest() as stop:` the first signal sets `stop.requested`; a second Ctrl-C ends the process.
+
+    A signal is answered at once, by a thread: Python runs handlers between two of its own instructions, and while XLA
+    compiles there may be none for minutes. To be used in the main thread.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -35,8 +45,13 @@ class StopRequest:
         self._service = jax.distributed.is_initialized()
         self._signals = (signal.SIGINT,) if self._service else (signal.SIGTERM, signal.SIGINT)
         self._before: dict[signal.Signals, object] = {}
+        self._handled = False
 
     def __enter__(self) -> StopRequest:
+        receiver, self._sender = os.pipe()
+        os.set_blocking(self._sender, False)
+        threading.Thread(target=self._answer, args=(receiver,), name="signals", daemon=True).start()
+        self._wakeup = signal.set_wakeup_fd(self._sender, warn_on_full_buffer=False)
         for number in self._signals:
             self._before[number] = signal.signal(number, self._handle)
         return self
@@ -44,6 +59,8 @@ class StopRequest:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._sender)
 
     def after(self, step: int) -> bool:
         """Whether to stop now that `step` was begun: the same answer on every process. Ask after each step."""
@@ -55,10 +72,39 @@ class StopRequest:
         self.requested = True
         return True
 
+    def _answer(self, receiver: int) -> None:
+        """Reads the numbers of the signals that arrive; the thread that says what follows."""
+        told = ending = False
+        while number := os.read(receiver, 1):
+            if number[0] not in self._signals or ending:
+                continue
+            name = signal.Signals(number[0]).name
+            if told and number[0] == signal.SIGINT:
+                ending = True
+                logging.warning("%s again: ends at once, nothing more is saved; the newest checkpoint stays.", name)
+                timer = threading.Timer(_ENDING_SECONDS, end)
+                timer.daemon = True
+                timer.start()
+            elif not told:
+                told = self.requested = True
+                logging.warning(
+                    "%s: saves after the step that is under way and exits with code %d; the same command goes on. "
+                    "Compiling and evaluating are not interrupted. Ctrl-C (again) ends at once without saving.",
+                    name, EXIT_CODE,
+                )  # fmt: skip
+        os.close(receiver)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self._handled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self._handled = self.requested = True
         if self._service:
             os.kill(os.getpid(), signal.SIGTERM)
-        logging.warning("%s: will save after this step and exit with code %d.", signal.Signals(number).name, EXIT_CODE)
+
+
+def end() -> None:
+    """End the process at once, with INTERRUPTED: threads that compile or read do not survive an orderly end."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    logging.flush()
+    os._exit(INTERRUPTED)

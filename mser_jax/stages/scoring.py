@@ -107,7 +107,8 @@ def over_table(
             reason = device.to_device({"reason": host["reason"]}, mesh)["reason"]
             record, reason = (np.asarray(x) for x in jax.device_put((batch["record"], reason), whole))
             valid = (record >= 0) & (reason == 0)
-            parts.append(np.asarray(function(params, batch))[valid])
+            value, _ = data.compilations.call(what, lambda b: np.asarray(function(params, b)), batch, batch=batch)
+            parts.append(value[valid])
             places.append(record[valid])
             failed |= {int(row): unreadable.CODES[code] for row, code in zip(record, reason, strict=True) if code}
     unreadable.check(failed, table["id"], data.max_unreadable, "the utterances that are scored")

@@ -25,6 +25,7 @@ from mser_jax.parallel import sharding
 from mser_jax.stages import exposure
 from mser_jax.stages.frozen_features import FrozenFeatures
 from mser_jax.stages.frozen_texts import FrozenTexts
+from mser_jax.telemetry.compiling import Compilations
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -104,6 +105,7 @@ class SpeechData:
         self._unfiltered: dict[str, sources.MixtureTable] = {}
         self._features: dict[str, epath.Path] = {}
         self._unreadable: dict[tuple[str, int], str] = {}
+        self.compilations = Compilations()
         self._texts: FrozenTexts | None = None
         with config_lib.blame("data"):
             self._options = train_options(config, text)
