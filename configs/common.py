@@ -47,7 +47,10 @@ def base() -> ConfigDict:
     # Budgets anywhere: '300 steps', '1e6 examples', '20 epochs', '100 hours' (of audio); '' is never.
     # A step whose loss or gradient is not finite changes nothing and counts as skipped; max_skipped of them in a row
     # end the run, with the utterances of the last one named and the state saved.
-    config.train = ConfigDict({"budget": "", "batch_size": 48, "accumulate": 1, "max_skipped": 10})
+    # A run goes on with the data that it began with; others are refused unless changed ones are allowed.
+    config.train = ConfigDict(
+        {"budget": "", "batch_size": 48, "accumulate": 1, "max_skipped": 10, "allow_changed_data": False}
+    )
     # content: "all", or "trainable" (adapters, mostly): what is frozen is then made again from where it came.
     config.checkpointing = ConfigDict({"every": "200 steps", "keep_latest": 2, "keep_every": "", "content": "all"})
     # A step, a save or an evaluator that takes longer than so many seconds prints the stacks of all threads (0: never),

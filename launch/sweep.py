@@ -154,7 +154,7 @@ class LocalRunner:
             row, claim = taken
             try:
                 row.begin()
-                with claims.held(claim, self._heartbeat) as lost:
+                with claims.held(claim, self._heartbeat, self._stale) as lost:
                     self._execute(row, lost, apart)
             except Exception as error:  # of storage; the other rows go on
                 self._fail(row, storage.explain(error) or f"{type(error).__name__}: {error}")

@@ -4,15 +4,14 @@ A checkpoint of a step holds two items, `params` (flat {path: array}, all that e
 moments, rng), and JSON metadata: the config, package versions and what the stage wants remembered. With content
 "trainable", `params` lacks the frozen leaves; the metadata then has their fingerprint as `frozen`, and whoever restores
 brings them along. A save is complete at once or not at all: Orbax renames a finished directory, and on gs://, which has
-no renaming, writes `commit_success.txt` into it. What a save left behind that was cut off is ignored.
+no renaming, writes `commit_success.txt` into it. What a save left behind that was cut off is ignored. Nothing is read
+of a checkpoint before its files were held against their checksums (integrity.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-import importlib.metadata
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,50 +23,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from mser_jax import storage
+from mser_jax import compatibility, integrity, storage
+from mser_jax.compatibility import FORMAT_VERSION, CheckpointError, CheckpointMismatch, difference, versions
 from mser_jax.parallel import sharding
 from mser_jax.state import Flat, TrainState, fingerprint
 
 CONTENTS = ("all", "trainable")
 # Makes the leaves of these shapes and shardings as they were when the run began.
 Frozen = Callable[[dict[str, jax.ShapeDtypeStruct]], Flat]
-PACKAGES = ("mser_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read; the message says which and why."""
-
-
-class CheckpointMismatch(CheckpointError):
-    """A checkpoint holds other leaves than the model; the message lists all of them."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a checkpoint means."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def difference(expected: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """One line for every leaf that is missing, left over, or has another shape or dtype; [] when all fit.
-
-    Both map a path to something with `shape` and `dtype`. A missing leaf names the nearest left-over one.
-    """
-    left_over = sorted(saved.keys() - expected.keys())
-    lines = []
-    for path in sorted(expected.keys() - saved.keys()):
-        near = difflib.get_close_matches(path, left_over, n=1)
-        lines.append(
-            f"missing in the checkpoint: {path} {tuple(expected[path].shape)}"
-            + (f" (nearest left over: {near[0]})" if near else "")
-        )
-    lines += [f"left over in the checkpoint: {path} {tuple(saved[path].shape)}" for path in left_over]
-    for path in sorted(expected.keys() & saved.keys()):
-        want, got = expected[path], saved[path]
-        if tuple(want.shape) != tuple(got.shape) or want.dtype != got.dtype:
-            lines.append(
-                f"{path}: model has {tuple(want.shape)} {want.dtype}, checkpoint has {tuple(got.shape)} {got.dtype}"
-            )
-    return lines
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -115,20 +78,39 @@ class Checkpoints:
                 just like that to whoever else opens the directory.
         """
         self._content, self._frozen = content, ""
+        self._step_under_way, self._checked = -1, set[int]()
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_latest)]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
+        self._policy, self._clean = policies.AnyPreservationPolicy(keep), clean
         self.directory = storage.absolute(directory)  # Orbax takes no other
         try:
-            self._orbax = ocp.training.Checkpointer(
-                self.directory, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=clean
-            )
+            self._orbax = self._open()
         except Exception as error:
+            self._orbax = self._open_without_damaged(error)
+
+    def _open(self) -> ocp.training.Checkpointer:
+        context = ocp.Context()
+        # Called in the background when all is written, before the save counts as complete. A context is copied deeply:
+        # a method's object would be, a function is not.
+        context.asynchronous.post_finalization_callback = lambda: self._add_checksums()
+        return ocp.training.Checkpointer(
+            self.directory, preservation_policy=self._policy, cleanup_tmp_directories=self._clean, context=context
+        )
+
+    def _open_without_damaged(self, error: Exception) -> ocp.training.Checkpointer:
+        """The run itself goes on without checkpoints whose metadata keep Orbax from opening any; others are told."""
+        damaged = integrity.misleading(self.directory) if self.directory.exists() else []
+        if not damaged or not self._clean:
+            names = ", ".join(map(str, damaged)) or "it names one checkpoint"
             raise CheckpointError(
-                f"{self.directory} cannot be opened ({type(error).__name__}: {str(error)[:300]}). If it names one "
-                "checkpoint, move that folder away."
+                f"{self.directory} cannot be opened ({type(error).__name__}: {str(error)[:300]}). "
+                + (f"Damaged: {names}; move that away." if damaged else f"If {names}, move that folder away.")
             ) from error
+        logging.error("DAMAGED CHECKPOINT: %s: metadata hold other bytes than were saved", ", ".join(map(str, damaged)))
+        self._set_aside([int(folder.name) for folder in damaged])
+        return self._open()
 
     @property
     def latest(self) -> int | None:
@@ -156,17 +138,25 @@ class Checkpoints:
             return
         # Orbax skips a save while another one runs; nobody wants a skipped one.
         self.wait()
-        metadata = {**metadata, "versions": versions()}
+        metadata = {**metadata, "format_version": FORMAT_VERSION, "versions": versions()}
         params = state.params
         if self._content == "trainable":
             params = state.trainable
             # What is frozen never changes.
             self._frozen = self._frozen or fingerprint(state.frozen)
             metadata["frozen"] = self._frozen
+        self._step_under_way = step
         try:
             self._orbax.save_checkpointables_async(step, _items(state, params), force=True, custom_metadata=metadata)
         except Exception as error:
             raise CheckpointError(self._not_saved(error)) from error
+
+    def _add_checksums(self) -> None:
+        """Called on process 0, in the thread that writes."""
+        folder = self.directory / str(self._step_under_way)
+        if not storage.is_remote(folder):
+            (folder,) = self.directory.glob(f"{folder.name}.*tmp*")
+        integrity.write(folder)
 
     def wait(self) -> None:
         """Returns when no save is under way.
@@ -217,29 +207,38 @@ class Checkpoints:
             rng=jax.random.wrap_key_data(training["rng"]),
         )
 
-    def resume(self, abstract: TrainState, frozen: Frozen | None = None) -> TrainState:
+    def resume(
+        self,
+        abstract: TrainState,
+        frozen: Frozen | None = None,
+        check: Callable[[dict[str, Any]], None] = lambda metadata: None,
+    ) -> TrainState:
         """As `restore`, of the newest checkpoint that can be read: steps are worth less than the run.
 
         Those that cannot be read, truncated by a crash or a full disk, are told of as errors and moved to
         STEP.damaged once an older one was read (on gs:// they become interrupted saves, which are overwritten). If none
         can be, all are left as they are: more likely then than damage is that the storage cannot be read at present.
+        `check` is given the metadata of each before its values are read; what it raises goes on.
 
         Raises:
             CheckpointMismatch: as `restore`; no older one would fit better.
             CheckpointError: none is there, or none can be read.
         """
-        self._resolve(None)
+        self._there()
         errors: dict[int, CheckpointError] = {}
         for step in reversed(self.steps):
             restored, error = None, None
             try:
+                check(self.metadata(step))
                 restored = self.restore(abstract, step, frozen)
             except CheckpointMismatch:
                 raise
             except CheckpointError as found:
                 error = found
             if _everywhere(error is None):
-                self._set_aside(errors)
+                if errors:
+                    self._set_aside(errors)
+                    self._orbax.reload()
                 return restored
             errors[step] = error or CheckpointError(f"{self.directory / str(step)}: another process cannot read it")
             logging.error("DAMAGED CHECKPOINT: %s", errors[step])
@@ -247,23 +246,11 @@ class Checkpoints:
 
     def _set_aside(self, damaged: Iterable[int]) -> None:
         """Moves checkpoints out of the way, so that their steps can be saved again."""
-        if not damaged:
-            return
         for step in damaged:
-            folder, aside = self.directory / str(step), self.directory / f"{step}.damaged"
             logging.error("LOST STEPS: going on from an older checkpoint; step %d is no longer one.", step)
-            if jax.process_index() != 0:
-                continue
-            if storage.is_remote(folder):
-                # Nothing can be renamed there, and copying may take hours: without its mark a save is one cut off.
-                (folder / "commit_success.txt").unlink(missing_ok=True)
-                continue
-            if aside.exists():
-                aside.rmtree()
-            folder.rename(aside)
-            logging.error("It is kept as %s.", aside)
+            if jax.process_index() == 0 and (kept := integrity.set_aside(self.directory / str(step))):
+                logging.error("It is kept as %s.", kept)
         multihost_utils.sync_global_devices("mser_jax/damaged")
-        self._orbax.reload()
 
     def restore_params(
         self,
@@ -329,13 +316,40 @@ class Checkpoints:
         self.wait()
         self._orbax.close()
 
-    def _resolve(self, step: int | None) -> int:
-        there = self.steps
-        if not there:
+    def _there(self) -> list[int]:
+        if not (there := self.steps):
             raise CheckpointError(f"No complete checkpoint below {self.directory}.")
+        return there
+
+    def _resolve(self, step: int | None) -> int:
+        """A step that is there and sound; by default the newest. All processes ask alike."""
+        there = self._there()
         if step is not None and step not in there:
             raise CheckpointError(f"No checkpoint of step {step} below {self.directory}; there are {there}.")
-        return max(there) if step is None else step
+        step = max(there) if step is None else step
+        if step not in self._checked:
+            self._check(step)
+            self._checked.add(step)
+        return step
+
+    def _check(self, step: int) -> None:
+        """Raises CheckpointError unless the files are as they were saved, by a program that this one understands."""
+        folder = self.directory / str(step)
+        try:
+            found = integrity.problems(folder, jax.process_index(), jax.process_count())
+        except Exception as error:
+            found = [f"{type(error).__name__}: {str(error)[:300]}"]
+        everywhere = _everywhere(not found)
+        told = integrity.metadata(folder, found or ())
+        compatibility.refuse_newer(folder, told)
+        if found is None and told.get("format_version"):
+            found, everywhere = [f"{integrity.FILE} is missing"], False
+        if not everywhere:
+            lines = found or ["another process found it so"]
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            raise CheckpointError(self._advice(step, f"is damaged: {'; '.join(lines[:3])}{more}"))
+        if found is None:
+            logging.warning("%s is older than checksums are: whether it is as it was saved cannot be told.", folder)
 
     def _read(self, step: int) -> Any:
         try:
@@ -358,7 +372,8 @@ class Checkpoints:
         lines = [line for ours, theirs in pairs.values() for line in difference(ours, theirs)]
         if lines:
             raise CheckpointMismatch(
-                f"{self.directory / str(step)} does not fit this model ({len(lines)} leaves):\n  " + "\n  ".join(lines)
+                f"{self.directory / str(step)} does not fit this model ({len(lines)} leaves):"
+                + compatibility.shown(lines)
             )
         logging.info("Restoring %s", self.directory / str(step))
         try:
@@ -370,8 +385,11 @@ class Checkpoints:
             raise CheckpointError(self._broken(step, error)) from error
 
     def _broken(self, step: int, error: Exception) -> str:
+        return self._advice(step, f"cannot be read ({type(error).__name__}: {str(error)[:300]})")
+
+    def _advice(self, step: int, wrong: str) -> str:
         others = [other for other in self.steps if other != step]
         return (
-            f"{self.directory / str(step)} cannot be read ({type(error).__name__}: {str(error)[:300]}). "
+            f"{self.directory / str(step)} {wrong}. "
             f"Other checkpoints there: {others or 'none'}; move this folder away to go on from the newest of them."
         )

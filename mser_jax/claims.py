@@ -3,15 +3,18 @@
 A claim is a file `claim-00000` beside the work, made with O_EXCL locally and ifGenerationMatch=0 on `gs://`: of those
 who try one has it. Its owner writes the time into it again and again; where that time is older than `stale_after` the
 owner is dead, and whoever makes the next file, `claim-00001`, has the work. Nothing is ever deleted, so two who see the
-same dead owner cannot both win, and an owner that only slept sees that it has lost.
+same dead owner cannot both win, and an owner that only slept sees that it has lost. Where the owner's process was one
+of this very machine, the kernel tells sooner that it has ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import pathlib
 import re
 import socket
 import threading
@@ -19,6 +22,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
+from absl import logging
 from etils import epath
 
 from mser_jax import storage
@@ -29,12 +33,23 @@ STALE_SECONDS = 120.0
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who has a piece of work: name, the number of the claim, whether it beats (`alive`) or was given back."""
+    """Who has a piece of work: name, the number of the claim, whether it beats (`alive`) or was given back.
+
+    host, pid, since: of its process, since when it has the work (seconds since 1970); "", 0, 0.0: not told.
+    heard: when it wrote last, by its own clock.
+    gone, elsewhere: its process was one of this machine and has ended; was none of this machine.
+    """
 
     name: str
     number: int
     alive: bool
     released: bool = False
+    host: str = ""
+    pid: int = 0
+    since: float = 0.0
+    heard: float = 0.0
+    gone: bool = False
+    elsewhere: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +59,11 @@ class Claim:
     folder: epath.Path
     number: int
     owner: str
+    since: float = dataclasses.field(default_factory=time.time)
 
     def beat(self, *, released: bool = False, forever: bool = False) -> None:
         """Says that the owner lives; that it is done (`released`); or that it needs no further beats (`forever`)."""
-        storage.replace(_path(self.folder, self.number), _text(self.owner, released, forever))
+        storage.replace(_path(self.folder, self.number), _text(self, released, forever))
 
     @property
     def lost(self) -> bool:
@@ -56,7 +72,12 @@ class Claim:
 
 
 def take(
-    folder: epath.Path, *, stale_after: float = STALE_SECONDS, owner: str = "", force: bool = False
+    folder: epath.Path,
+    *,
+    stale_after: float = STALE_SECONDS,
+    owner: str = "",
+    force: bool = False,
+    at_once: bool = False,
 ) -> Claim | None:
     """The claim on the work in `folder`, or None while somebody else has it.
 
@@ -65,13 +86,16 @@ def take(
         stale_after: seconds without a beat after which an owner is dead. Clocks of hosts may differ by less.
         owner: what others are told; host, process and a random tail by default.
         force: from a living owner, too.
+        at_once: an owner of this machine is dead as soon as its process has ended, not only when it is stale. Not for
+            work that processes do which outlive their owner.
     """
     holder = who(folder, stale_after=stale_after)
-    if holder and holder.alive and not force:
+    if holder and holder.alive and not force and not (at_once and holder.gone):
         return None
     number = holder.number + 1 if holder else 0
     owner = owner or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:4]}"
-    return Claim(folder, number, owner) if storage.create(_path(folder, number), _text(owner)) else None
+    claim = Claim(folder, number, owner)
+    return claim if storage.create(_path(folder, number), _text(claim)) else None
 
 
 def who(folder: epath.Path, *, stale_after: float = STALE_SECONDS) -> Holder | None:
@@ -86,21 +110,48 @@ def who(folder: epath.Path, *, stale_after: float = STALE_SECONDS) -> Holder | N
     except json.JSONDecodeError:  # made this moment, or its owner died while it wrote
         told = {"owner": "unknown", "time": path.stat().mtime, "released": False, "forever": False}
     alive = not told["released"] and (told["forever"] or time.time() - told["time"] < stale_after)
-    return Holder(told["owner"], max(found), alive, told["released"])
+    facts = {name: told[name] for name in ("host", "pid", "since") if name in told}
+    here = told.get("machine") == _machine()
+    gone = here and not told["forever"] and _has_ended(told["pid"], told["started"])
+    return Holder(
+        told["owner"], max(found), alive, told["released"], **facts, heard=told["time"], gone=gone, elsewhere=not here
+    )
+
+
+class Lost(threading.Event):
+    """Set when the claim was taken over, and by itself when no beat came through for `stale_after` seconds."""
+
+    def __init__(self, stale_after: float) -> None:
+        super().__init__()
+        self.stale_after, self.last_beat = stale_after, time.monotonic()
+
+    def is_set(self) -> bool:
+        """Whether others may have the work by now. No thread has to notice it: a beat may hang."""
+        return super().is_set() or time.monotonic() - self.last_beat >= self.stale_after
 
 
 @contextlib.contextmanager
-def held(claim: Claim, every: float = HEARTBEAT_SECONDS) -> Iterator[threading.Event]:
-    """Beats in a thread while the block runs, and gives the claim back after it. The event is set when it was lost."""
-    done, lost = threading.Event(), threading.Event()
+def held(claim: Claim, every: float = HEARTBEAT_SECONDS, stale_after: float = STALE_SECONDS) -> Iterator[Lost]:
+    """Beats in a thread while the block runs, and gives the claim back after it.
+
+    The event that it yields is set when the claim is lost: another has taken it, or storage refused every beat for
+    `stale_after` seconds, so that another may.
+    """
+    done, lost = threading.Event(), Lost(stale_after)
 
     def beat() -> None:
         while not done.wait(every):
-            with contextlib.suppress(OSError):  # the next one may come through
+            begun = time.monotonic()
+            # Storage libraries raise classes of their own. Whatever it was, the next beat may come through.
+            try:
                 if claim.lost:
                     lost.set()
                     return
-                claim.beat()
+                if not done.is_set():
+                    claim.beat()
+                    lost.last_beat = begun
+            except Exception as error:
+                logging.warning("No sign of life to %s: %s", claim.folder, storage.explain(error) or repr(error))
 
     thread = threading.Thread(target=beat, name="claim", daemon=True)
     thread.start()
@@ -108,14 +159,52 @@ def held(claim: Claim, every: float = HEARTBEAT_SECONDS) -> Iterator[threading.E
         yield lost
     finally:
         done.set()
-        thread.join()
-        if not lost.is_set():
-            claim.beat(released=True)
+        thread.join(every)  # of one that hangs in storage nobody waits for the end
+        try:
+            if not lost.is_set() and not claim.lost:
+                claim.beat(released=True)
+        except Exception as error:
+            logging.warning("%s was not given back, it will go stale: %r", claim.folder, error)
 
 
 def _path(folder: epath.Path, number: int) -> epath.Path:
     return folder / f"claim-{number:05d}"
 
 
-def _text(owner: str, released: bool = False, forever: bool = False) -> str:
-    return json.dumps({"owner": owner, "time": time.time(), "released": released, "forever": forever})
+def _text(claim: Claim, released: bool = False, forever: bool = False) -> str:
+    told = {"owner": claim.owner, "time": time.time(), "released": released, "forever": forever}
+    told |= {"since": claim.since, "host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
+    return json.dumps(told | {"started": _started(os.getpid())})
+
+
+@functools.cache
+def _machine() -> str:
+    """The kernel, since when it runs, and the process numbers that count: pods of one name have others."""
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{pathlib.Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return f"{socket.gethostname()}/{uuid.getnode():x}"
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine began, in ticks since the kernel's start; "" where it has ended or none tells."""
+    try:
+        # The name before it, in parentheses, may hold anything.
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _has_ended(pid: int, started: str) -> bool:
+    """Whether a process of this machine is no longer there, or its number is another's by now."""
+    if started:
+        return _started(pid) != started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

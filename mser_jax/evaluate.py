@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax import stages, state, storage
+from mser_jax import lease, stages, state, storage
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
@@ -92,13 +92,14 @@ def run(config: ConfigDict, workdir: str) -> None:
 
     Raises:
         ConfigError: no checkpoint is named, or there is none.
+        LeaseError: another evaluation writes there.
     """
     if not config.checkpoint:
         raise config_lib.ConfigError("--config.checkpoint=DIR is missing: the workdir of a training run")
     found = open_checkpoint(config.checkpoint, config.step, lambda trained: merged_config(config, trained))
-    with jax.set_mesh(found.mesh):
+    target = storage.absolute(workdir) if workdir else found.run / "evaluation"
+    with jax.set_mesh(found.mesh), lease.held(target, "evaluate"):
         found.stage.prepare(found.params, found.mesh, lambda: False)
-        target = storage.absolute(workdir) if workdir else found.run / "evaluation"
         for evaluator in found.stage.evaluators(found.mesh):
             # What it yields is for metric writers; the table it prints is for people.
             collections.deque(evaluator.run(found.params, found.step, found.run, target), maxlen=0)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +22,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax import optim, stages, state, step, storage
+from mser_jax import lease, optim, resuming, stages, state, step, storage
 from mser_jax.checkpoint import CONTENTS, Checkpoints
 from mser_jax.data.unreadable import TooManyUnreadableError
 from mser_jax.parallel import distributed, preemption, sharding
@@ -102,6 +104,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
     Raises:
         ConfigError: the config cannot run; the message says what to change.
+        LeaseError: another program has the workdir, or took it over.
         Preempted: a signal asked to stop; the state is saved (exit code 75).
         FloatingPointError: the loss was not finite `train.max_skipped` times in a row, or a parameter is not.
         TooManyUnreadableError: more recordings than `data.max_unreadable` cannot be decoded.
@@ -120,13 +123,17 @@ def run(config: ConfigDict, workdir: str) -> None:
     watchdog = Watchdog(
         config.telemetry.stall_seconds, exit_code=preemption.EXIT_CODE if config.telemetry.stall_exit else None
     )
-    with jax.set_mesh(mesh), preemption.StopRequest() as stop, watchdog:
+    folder = storage.absolute(workdir)
+    with (
+        jax.set_mesh(mesh), preemption.StopRequest() as stop,
+        lease.held(folder, stop=lambda: stop.requested) as held, watchdog,
+    ):  # fmt: skip
         program = build(config, mesh)
         _same_data(config, program)
         logging.info("Config %s, run %s", config_lib.config_hash(config), workdir)
         logging.info("Mesh %s on %s\n%s", dict(mesh.shape), mesh.devices.flat[0].device_kind, program.stage.describe())
         _log_sizes(program)
-        Loop(config, storage.absolute(workdir), mesh, program, stop, watchdog).run()
+        Loop(config, folder, mesh, program, stop, watchdog, held).run()
 
 
 def _same_data(config: ConfigDict, program: Program) -> None:
@@ -158,9 +165,10 @@ class Loop:
         program: Program,
         stop: preemption.StopRequest,
         watchdog: Watchdog,
+        held: lease.Lease,
     ) -> None:
         self.config, self.workdir, self.mesh, self.program, self.stop = config, workdir, mesh, program, stop
-        self._watchdog = watchdog
+        self._watchdog, self._lease = watchdog, held
         self.stage = program.stage
         size, batch_size = self.stage.data_size(), config.train.batch_size
         self._save_every = config_lib.steps(config.checkpointing.every, batch_size, size)
@@ -181,11 +189,13 @@ class Loop:
     def run(self) -> None:
         """Runs to the end of the budget, or until a stop is requested."""
         total, train_step = self.program.total_steps, self.program.train_step
-        train_state = self._restore_or_create()
+        train_state = resuming.start(self._checkpoints, self.program, self.config, self._metadata)
         self._write_config()
         start = int(train_state.step)
         self._writer = MetricWriter(self.workdir, start)
         self.stage.prepare(train_state.params, self.mesh, self._stop_preparing)
+        if start < total:
+            self._make_up(start, train_state)
         self._batches = self.stage.batches(start, self.mesh)
         kind, count = self.mesh.devices.flat[0].device_kind, self.mesh.devices.size
         self._throughput = Throughput(total, kind, count)
@@ -194,6 +204,7 @@ class Loop:
             for number in range(start, total):
                 if number > start:
                     if pending and self._is_due(number):
+                        self._lease.check()
                         # No checkpoint is newer than its metrics.
                         self._log(*pending)
                         pending = None
@@ -204,11 +215,14 @@ class Loop:
                     "the training step", train_step, train_state, batch, batch=batch
                 )
                 self._throughput.pause(seconds)
-                if pending:
+                if self._lease.lost:
+                    self.stop.request()
+                elif pending:
                     self._log(*pending)
                 pending = (number, metrics, batch)
                 if self.stop.after(number):
                     break
+            self._lease.check()
             if pending:
                 self._log(*pending)
         except (FloatingPointError, storage.StorageError, TooManyUnreadableError) as error:
@@ -221,25 +235,7 @@ class Loop:
 
     def _stop_preparing(self) -> bool:
         self._watchdog.beat("preparing")
-        return self.stop.requested
-
-    def _restore_or_create(self) -> state.TrainState:
-        """Own checkpoint if there is one, else pretrained weights where the config names them, else from scratch."""
-        program, abstract = self.program, self.program.abstract
-        if self._checkpoints.latest is None:
-            logging.info("Creating parameters and optimiser state")
-            return state.create(program.init, abstract, self.stage.pretrained(abstract.params))
-
-        def frozen(wanted: dict[str, jax.ShapeDtypeStruct]) -> state.Flat:
-            given = self.stage.pretrained(abstract.params)
-            return state.initial(program.definition, self.config.seed, wanted, given)
-
-        restored = self._checkpoints.resume(abstract, frozen)
-        before = config_lib.from_dict(self._checkpoints.metadata(int(restored.step))["config"])
-        for change in config_lib.changes(before, config_lib.from_dict(self.config.to_dict())):
-            logging.warning("The checkpoint was written with another config.%s", change)
-        logging.info("Resuming at step %d of %d", int(restored.step), self.program.total_steps)
-        return restored
+        return self.stop.requested or self._lease.lost
 
     def _write_config(self) -> None:
         if jax.process_index() != 0:
@@ -251,12 +247,22 @@ class Loop:
             storage.replace(self.workdir / f"config.{of_before}.json", before)
         storage.replace(path, text)
 
+    def _make_up(self, number: int, train_state: state.TrainState) -> None:
+        """Evaluates at the step that the run goes on from, where that was due and a stop came first."""
+        if not number or not self._evaluate_every or number % self._evaluate_every:
+            return
+        timeout = self.config.distributed.initialization_timeout
+        done = distributed.said_by_first(" ".join(self._writer.names(number)), timeout)
+        due = [one for one in self._evaluators if not re.search(rf"(^| ){re.escape(one.name)}/", done)]
+        self._evaluate(number, train_state, due)
+
     def _is_due(self, number: int) -> bool:
         return bool(self._save_every) and number % self._save_every == 0
 
     def _between_steps(self, number: int, train_state: state.TrainState) -> None:
         begin = time.monotonic()
         if self._evaluate_every and number % self._evaluate_every == 0:
+            self._lease.check()
             self._evaluate(number, train_state)
         if self._is_due(number):
             self._writer.flush()
@@ -267,6 +273,7 @@ class Loop:
 
     def _save(self, train_state: state.TrainState) -> str:
         """Save the state, unless something in it is not finite: the message then says what, else it is ''."""
+        self._lease.check()
         bad = state.not_finite(train_state)
         if not bad:
             self._checkpoints.save(train_state, self._metadata)
@@ -305,6 +312,7 @@ class Loop:
             self._writer.close()
             raise preemption.Preempted(number)
         failed = self._evaluate(number, train_state)
+        self._lease.check()
         self._writer.close()
         if failed:
             raise EvaluationError(
@@ -315,10 +323,12 @@ class Loop:
             done = {"step": number, "config_hash": config_lib.config_hash(self.config)}
             storage.replace(self.workdir / FINISHED, json.dumps(done))
 
-    def _evaluate(self, number: int, train_state: state.TrainState) -> list[str]:
+    def _evaluate(
+        self, number: int, train_state: state.TrainState, evaluators: Sequence[Evaluator] | None = None
+    ) -> list[str]:
         """Every evaluator's metrics; one that fails is logged and the others go on. Returns who failed, and why."""
         failed = []
-        for evaluator in self._evaluators:
+        for evaluator in self._evaluators if evaluators is None else evaluators:
             begin = time.monotonic()
             self._watchdog.beat(f"evaluator {evaluator.name} at step {number}")
             folder = self.workdir / "evaluations" / evaluator.name / f"step_{number:08d}"

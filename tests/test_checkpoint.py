@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mser_jax.checkpoint import CheckpointError, Checkpoints, difference, versions
+from mser_jax.checkpoint import FORMAT_VERSION, CheckpointError, Checkpoints, difference, versions
 from mser_jax.state import TrainState
 
 
@@ -31,7 +31,8 @@ def test_the_latest_and_every_third_are_kept_with_config_and_versions(saved):
     assert sorted(int(path.name) for path in saved.iterdir() if path.name.isdigit()) == [3, 6, 7]
     checkpoints = Checkpoints(saved)
     assert checkpoints.latest == 7
-    assert checkpoints.metadata(3) == {"config": {"seed": 5}, "versions": versions()}
+    told = {"config": {"seed": 5}, "format_version": FORMAT_VERSION, "versions": versions()}
+    assert checkpoints.metadata(3) == told
     restored = checkpoints.restore(abstract(state_at(0)))
     assert int(restored.step) == 7
     np.testing.assert_array_equal(restored.trainable["head/kernel"], np.full((8, 4), 7.0))
@@ -50,9 +51,7 @@ def test_a_step_that_is_not_there_names_those_that_are(saved):
 def test_a_truncated_checkpoint_is_a_clear_error_that_names_the_others(saved):
     for data in (saved / "7" / "params").rglob("d/*"):
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    with pytest.raises(
-        CheckpointError, match=r"7 cannot be read .*Other checkpoints there: \[3, 6\]; move this folder"
-    ):
+    with pytest.raises(CheckpointError, match=r"7 is damaged: .*Other checkpoints there: \[3, 6\]; move this folder"):
         Checkpoints(saved).restore(abstract(state_at(0)))
     assert int(Checkpoints(saved).restore(abstract(state_at(0)), step=6).step) == 6
 

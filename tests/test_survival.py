@@ -103,13 +103,13 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly_and_is_saved_again(run, t
     with caplog.at_level(logging.INFO, "absl"):
         run(tmp_path, **twelve)
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert any("DAMAGED CHECKPOINT" in text and "12 cannot be read" in text for text in told)
+    assert any("DAMAGED CHECKPOINT" in text and "12 is damaged" in text for text in told)
     assert any("LOST STEPS" in text and "step 12 is no longer one" in text for text in told)
     assert f"It is kept as {tmp_path / 'checkpoints' / '12.damaged'}." in told
     assert "Resuming at step 8 of 12" in caplog.text
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "12.damaged", "8"]
     assert losses(tmp_path) == before
-    with pytest.raises(CheckpointError, match=r"12 cannot be read.*Other checkpoints there: \[8\]"):
+    with pytest.raises(CheckpointError, match=r"12 is damaged.*Other checkpoints there: \[8\]"):
         shutil.rmtree(tmp_path / "checkpoints" / "12")
         shutil.copytree(tmp_path / "checkpoints" / "12.damaged", tmp_path / "checkpoints" / "12")
         Checkpoints(tmp_path / "checkpoints").restore(abstract_of_light(), step=12)
@@ -123,7 +123,7 @@ def test_where_no_checkpoint_can_be_read_all_are_left_as_they_are(run, tmp_path)
     run(tmp_path, train={"budget": "4 steps"})
     for data in (tmp_path / "checkpoints").glob("*/params/d/*"):
         data.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"No checkpoint can be read:\n(.|\n)*/4 cannot(.|\n)*/2 cannot"):
+    with pytest.raises(CheckpointError, match=r"No checkpoint can be read:\n(.|\n)*/4 is damaged(.|\n)*/2 is damaged"):
         run(tmp_path, train={"budget": "8 steps"})
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
 

@@ -53,7 +53,7 @@ def remove_leftovers(folder: epath.Path) -> None:
 
 def _claim(folder: epath.Path) -> claims.Claim:
     told = False
-    while (claim := claims.take(folder)) is None:
+    while (claim := claims.take(folder, at_once=True)) is None:
         if not told:
             print(f"{folder.parent}: another process is building there; waiting", file=sys.stderr, flush=True)
             told = True

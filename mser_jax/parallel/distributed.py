@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -40,6 +41,8 @@ _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_INDEX", "JOB_COMPLETION_IN
 _SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE")
 # Seconds that processes which fail together get to say so, before the first to go ends the others.
 _PARTING_SECONDS = 5
+# Numbers what process 0 says: a key is written once.
+_SAYINGS = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +251,28 @@ def refuse_differences(facts: Mapping[str, str], timeout: float, topic: str = "s
             "Give every host the same command and the same code"
         )
     return verdict["names"]
+
+
+def said_by_first(text: str, timeout: float) -> str:
+    """What process 0 gives as `text`, on every process; those wait for it. All call it, in the same order.
+
+    Through the coordinator's key-value store, as `refuse_differences`.
+
+    Raises:
+        ConfigError: process 0 ended, or said nothing within `timeout` seconds.
+    """
+    state = jax_distributed.global_state
+    if state.client is None:
+        return text
+    key = f"mser_jax/said/{next(_SAYINGS)}"
+    try:
+        if state.process_id == 0:
+            state.client.key_value_set(key, json.dumps(text))
+        return json.loads(state.client.blocking_key_value_get(key, round(timeout * 1000)))
+    except jax.errors.JaxRuntimeError as error:
+        raise config_lib.ConfigError(
+            f"Process {state.process_id}: process 0 did not say how to go on: {str(error)[:300]}"
+        ) from error
 
 
 def differences(everyone: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:

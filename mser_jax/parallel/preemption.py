@@ -72,6 +72,12 @@ class StopRequest:
         self.requested = True
         return True
 
+    def request(self) -> None:
+        """Asks for a stop as a signal does: of several processes all hear of it."""
+        told, self.requested = self.requested, True
+        if self._service and not told:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def _answer(self, receiver: int) -> None:
         """Reads the numbers of the signals that arrive; the thread that says what follows."""
         told = ending = False

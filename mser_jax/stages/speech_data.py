@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS, label_space
-from mser_jax.data import audio, device, mixture, pipeline, sources, unreadable
+from mser_jax.data import audio, device, fingerprint, mixture, pipeline, sources, unreadable
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.models import speech_reader
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
@@ -222,25 +222,35 @@ class SpeechData:
         """JSON: what was trained on, now and by the models that it started from, and the sizes of its vocabularies."""
         before = {"pretrained_models": dict(self.pretrained_models)}
         if self._metadata is not None:
-            return {**{key: self._metadata[key] for key in ("trained_on", "num_classes")}, **before}
+            kept = ("trained_on", "num_classes", "fingerprints")
+            return {**{key: self._metadata[key] for key in kept if key in self._metadata}, **before}
         vocabularies = self.table.vocabularies
         return {
             **before,
+            "fingerprints": self._fingerprints,
             "trained_on": {
                 "corpora": sorted({*self.table["corpus"].tolist(), *self._trained_before["corpora"]}),
                 "languages": sorted({*vocabularies.languages, *self._trained_before["languages"]}),
             },
-            "num_classes": {
-                "language": len(vocabularies.languages),
-                "speaker": len(vocabularies.speakers),
-                "domain": len(vocabularies.domains),
-            },
+            "num_classes": self.num_classes,
         }
+
+    @functools.cached_property
+    def _fingerprints(self) -> dict[str, fingerprint.Fingerprint]:
+        """Of the corpora as they are, whatever the filters: those are the config's."""
+        return fingerprint.of_table(self._whole(self._config.data.corpora))
 
     @property
     def num_classes(self) -> dict[str, int]:
         """{"language" | "speaker" | "domain": size of the training mix's vocabulary}."""
-        return self.metadata()["num_classes"]
+        if self._metadata is not None:
+            return self._metadata["num_classes"]
+        vocabularies = self.table.vocabularies
+        return {
+            "language": len(vocabularies.languages),
+            "speaker": len(vocabularies.speakers),
+            "domain": len(vocabularies.domains),
+        }
 
     def size(self) -> config_lib.DataSize:
         """Examples and hours in one pass."""

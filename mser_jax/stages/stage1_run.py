@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.checkpoint import Checkpoints, difference
+from mser_jax.compatibility import shown
 from mser_jax.evaluation import zero_shot
 from mser_jax.models import lora
 from mser_jax.models.speech_reader import SpeechReader
@@ -71,7 +72,7 @@ class Stage1Run:
         Adapters that stage 1 did not have are not among them.
 
         Raises:
-            ConfigError: lists every leaf that is missing, left over or mis-shaped, and every option that differs.
+            ConfigError: names every option that differs, and the first leaves that do not fit.
         """
         saved = {path: leaf for path, leaf in self._shapes().items() if is_taken(path)}
         wanted = {
@@ -79,14 +80,17 @@ class Stage1Run:
             for path, leaf in abstract.items()
             if is_taken(path) and (path in saved or not lora.is_adapter(path))
         }
-        lines = [*self._options(config), *difference(wanted, saved)]
-        if lines:
+        leaves, options = difference(wanted, saved), self._options(config)
+        if leaves or options:
+            # Where leaves differ, any of these may be why.
+            options += [line for line in self._differing(config) if leaves and line not in options]
             hint = ""
             if any(lora.is_adapter(path) for path in saved.keys() - wanted.keys()):
                 hint = f"\nIt has adapters: lora.pattern must match them too, its own was {self._config.lora.pattern!r}"
             raise config_lib.ConfigError(
-                f"--config.init_from={self.workdir} (step {self.step}) does not fit this network:\n  "
-                + "\n  ".join(lines)
+                f"--config.init_from={self.workdir} (step {self.step}) does not fit this network:"
+                + "".join(f"\n  {line}" for line in options)
+                + shown(leaves)
                 + hint
             )
         logging.info("%d leaves from %s, step %d", len(wanted), self.workdir, self.step)
@@ -113,6 +117,13 @@ class Stage1Run:
             scales = (c.lora.alpha / max(c.lora.rank, 1) if c.lora.pattern else None for c in (config, self._config))
             pairs["lora.alpha / lora.rank"] = tuple(scales)
         return [f"{name}: {a!r} here, {b!r} in stage 1" for name, (a, b) in pairs.items() if a != b]
+
+    def _differing(self, config: ConfigDict) -> list[str]:
+        """A line for each key of `model` and `lora` that both configs have with another value."""
+        pairs = [(f"{name}.{key}", value, dict(config_lib.leaves(self._config[name])))
+                 for name in ("model", "lora") for key, value in config_lib.leaves(config[name])]  # fmt: skip
+        return [f"{key}: {value!r} here, {theirs[key.partition('.')[2]]!r} in stage 1" for key, value, theirs in pairs
+                if theirs.get(key.partition(".")[2], value) != value]  # fmt: skip
 
     def _shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:
         if "frozen" not in self._metadata:

@@ -72,6 +72,13 @@ class MetricWriter:
             self._upload = self._uploader.submit(self._put)
             self._uploaded = time.monotonic()
 
+    def names(self, step: int) -> list[str]:
+        """Of all that was written of a step, also by runs before this one; none on other processes."""
+        if self._events is None:
+            return []
+        rows = (json.loads(line) for line in (self._local / FILE).read_text().splitlines())
+        return sorted({name for row in rows if row["step"] == step for name in row})
+
     def flush(self) -> None:
         """Returns when all that was written is safe; where an upload fails it says so, and the next one has it all."""
         if self._events is None:
