@@ -70,7 +70,10 @@ def read_manifest(folder: epath.PathLike, outside: str = "") -> list[ManifestRow
     finder = files.Folder(folder, outside)
     manifest = finder.path / MANIFEST
     if not manifest.exists():
-        missing = f"no {MANIFEST} in {finder.path}" if finder.path.exists() else f"no folder {finder.path}"
+        there = finder.path.exists()
+        missing = f"no folder {finder.path}" if not there else f"no {MANIFEST} in {finder.path}"
+        if there and not finder.path.is_dir():
+            missing = f"{finder.path} is a file, expected the folder that holds it"
         raise FileNotFoundError(f"speech_folder: {missing}. {EXPECTED}")
     # epath calls all that is no folder a file; reading a pipe never ends.
     if not (storage.is_remote(manifest) or Path(manifest).is_file()):
@@ -111,7 +114,7 @@ def _led_out(finder: files.Folder, found: Sequence[tuple[int, files.OutsideError
 def _row(number: int, given: dict[str, Any], finder: files.Folder) -> ManifestRow:
     for name in REQUIRED:
         if _is_missing(name, given.get(name)) or (name != "emotion" and given[name] == ""):
-            hint = "; write \"\" where it is unknown" if name == "emotion" else ""
+            hint = '; write "" where it is unknown' if name == "emotion" else ""
             raise ValueError(f"required field {name!r} is missing{hint}")
     if not isinstance(given["path"], str):
         raise ValueError(f"path: expected text, got {_short(given['path'])}")

@@ -1,0 +1,46 @@
+"""A speech folder on gs://: names, content and paths that lead out are looked up in one listing."""
+
+import json
+import unicodedata
+
+import pytest
+
+from mser_jax.corpora import speech_folder
+from mser_jax.corpora.folder import manifest
+
+ROW = {"language": "de", "emotion": "sad"}
+
+
+def write(folder, *paths):
+    (folder / "manifest.jsonl").write_text("\n".join(json.dumps(ROW | {"path": path}) for path in paths))
+
+
+def test_files_of_a_folder_on_gs(gcs, bucket):
+    folder = bucket / "speech"
+    decomposed = unicodedata.normalize("NFD", "é.wav")
+    for name in ("a.wav", "sub/b.wav", decomposed):
+        (folder / name).write_bytes(name.encode())
+    (bucket / "other" / "x.wav").write_bytes(b"x")
+    write(folder, "a.wav", "sub\\b.wav", "é.wav", "A.wav", f"{folder}/sub/c.wav")
+    before = len(gcs.requests)
+    rows = manifest.read_manifest(folder)
+    assert len(gcs.requests) - before < 10, "not one for each recording"
+    assert [row.fields["id"] for row in rows] == ["a.wav", "sub/b.wav", "é.wav", "A.wav", "sub/c.wav"]
+    assert [row.file.missing for row in rows] == [
+        "", "", "", "no such file; there is 'a.wav'", "no such file; there is 'sub/b.wav'",
+    ]  # fmt: skip
+    assert rows[2].path.read_bytes() == decomposed.encode()
+    first = speech_folder.fingerprint(folder)
+    assert speech_folder.fingerprint(folder) == first
+    (folder / "a.wav").write_bytes(b"b.wav")
+    assert speech_folder.fingerprint(folder) != first
+    for path in ("../other/x.wav", f"{bucket}/other/x.wav", "/etc/hostname"):
+        write(folder, "a.wav", path)
+        with pytest.raises(ValueError, match=r"line 2: path .* leads out of the folder"):
+            manifest.read_manifest(folder)
+        if path != "/etc/hostname":
+            (_, found) = manifest.read_manifest(folder, outside=str(bucket / "other"))
+            assert (found.path.read_bytes(), found.file.missing) == (b"x", "")
+    write(folder, "a.wav", "./a.wav")
+    with pytest.raises(ValueError, match=r"line 2: path .a.wav. was already listed in line 1"):
+        manifest.read_manifest(folder)
