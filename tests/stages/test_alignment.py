@@ -88,7 +88,7 @@ def test_real_recordings_in_an_unseen_language_are_zero_shot(trained, tmp_path, 
         row["path"] = str(shared / "speech" / row["path"])
     (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, some)))
     config = evaluate_config.get_config()
-    config.checkpoint, config.data.corpora = str(trained), f"speech_folder:{folder}"
+    config.checkpoint, config.data.corpora = str(trained), f"speech_folder:{folder}?outside={shared}"
     config.evaluate.label_space = "4"
     evaluate.run(config, "")
     rows = {row["language"]: row for row in results_of(trained / "evaluation")["rows"]}
