@@ -23,17 +23,27 @@ _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST[:PORT] of process 0"
 _NUM_PROCESSES = flags.DEFINE_string("num_processes", "", "Processes of this run", allow_override=True)
 _PROCESS_ID = flags.DEFINE_string("process_id", "", "Which of them this is, from 0", allow_override=True)
 
+_LOG_FAILED_SAVES = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
+
 
 def _ours_or_important(record: std_logging.LogRecord) -> bool:
-    """Orbax, grain and TFDS log every thread's progress as INFO; a person looks for the loss."""
+    """Orbax, grain and TFDS log every thread's progress as INFO; a person looks for the loss.
+
+    A save that fails is logged by each of Orbax's threads with its traceback, a thousand lines of one fact, before the
+    loop raises it.
+    """
+    if "orbax" in record.pathname and record.exc_info:
+        if record.filename in _LOG_FAILED_SAVES:
+            return False
+        record.exc_info = None
     return record.levelno >= std_logging.WARNING or "mser_jax" in record.pathname
 
 
-def _no_room(error: Exception) -> str:
+def _no_room(error: Exception, workdir: str) -> str:
     """What to do about a full disk that metrics or results met; '' for any other error."""
     if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
         return ""
-    return f"{error}. Free some room: the same command then goes on from the newest checkpoint"
+    return f"{workdir}: {error}. Free some room: the same command then goes on from the newest checkpoint"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -63,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         preemption.end()
     except Exception as error:
-        if advice := storage.explain(error) or _no_room(error):
+        if advice := storage.explain(error) or _no_room(error, workdir):
             raise SystemExit(f"error: {advice}") from error
         raise
 

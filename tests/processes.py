@@ -15,6 +15,7 @@
 """
 
 import json
+import logging as std_logging
 import os
 import pathlib
 import resource
@@ -122,11 +123,13 @@ def _fork(message, number):
 
 def _run(message, number, records):
     from mser_jax import config as config_lib
-    from mser_jax import stages, train
+    from mser_jax import main, stages, train
     from mser_jax.checkpoint import CheckpointError
     from mser_jax.parallel import distributed
 
     count = message["count"]
+    for handler in std_logging.root.handlers:
+        handler.addFilter(main._ours_or_important)
     if "room" in message:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (message["room"],) * 2)

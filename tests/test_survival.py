@@ -138,6 +138,7 @@ def test_no_room_is_a_clear_error_and_the_run_goes_on_where_there_is(launcher, t
     assert code == 1
     (error,) = [line for line in log.splitlines() if line.startswith("error: ")]
     assert re.search(r"Saving below .* failed.*There is no room.*as they were: \[4, 6\]", error)
+    assert log.splitlines()[-1] == error and "Traceback" not in log, "Orbax's threads have their say no more"
     assert {path: path.read_bytes() for path in kept} == kept
     stop = {"0": [9, signal.SIGTERM]}
     ((code, _, log),) = launcher.launch(tmp_path / "room", run, devices=1, light=True, signals=stop)
@@ -186,5 +187,6 @@ def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path):
 
 def test_a_full_disk_that_is_met_elsewhere_is_one_line_too():
     full = OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
-    assert "metrics.jsonl'. Free some room: the same command then goes on" in main._no_room(full)
-    assert not main._no_room(OSError(errno.EACCES, "Permission denied")) and not main._no_room(ValueError())
+    assert "metrics.jsonl'. Free some room: the same command then goes on" in main._no_room(full, "run")
+    assert main._no_room(OSError(errno.ENOSPC, "No space left on device"), "runs/x").startswith("runs/x: ")
+    assert not any(main._no_room(error, "") for error in (OSError(errno.EACCES, "Permission denied"), ValueError()))
