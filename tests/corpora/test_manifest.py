@@ -63,6 +63,12 @@ def test_encodings_and_line_ends(folder, encoding, ends):
     assert found[0].line == 1
 
 
+def test_files_that_were_joined(folder):
+    first, second = TEXT.splitlines()
+    joined = (first + "\n").encode("utf-8-sig") + second.encode("utf-8-sig") + b"\r\n" + b"\xef\xbb\xbf"
+    assert [row.line for row in rows(folder, joined)] == [1, 2]
+
+
 LINE = json.dumps(ROW)
 
 
@@ -73,6 +79,7 @@ LINE = json.dumps(ROW)
         (f"{LINE}\r".encode() + b"\xff", "line 2: byte 0xff at offset"),
         (LINE.encode("utf-16-le"), "UTF-16 without its byte order mark"),
         (b"\xff\xfe" + LINE.encode("utf-16-le") + b"x", "is not UTF-16-LE"),
+        (f"{LINE}\n".encode() + LINE.encode("utf-16-le"), "line 2: NUL at column 2"),
         (LINE.encode() + b"\n" + b"\0" * 500, "line 2: NUL at column 1"),
         (LINE.replace("sad", "s\0ad").encode(), "line 1: NUL at column"),
         (f"[{LINE}, {LINE}]", r"line 1: .*One JSON array.*jq -c '\.\[\]'"),

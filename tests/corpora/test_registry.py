@@ -18,10 +18,26 @@ def test_parse_specs():
     assert registry.parse_specs("speech_folder:/a@b/c@3") == [("speech_folder:/a@b/c", 3.0)]
 
 
+def test_parse_specs_of_folders():
+    for folder in ("/a b/ c", "/данные/資料", "/a@b", "/x@y@z", "~/x", "x?outside=/y@z", "gs://b/a@c", "/a:b"):
+        assert registry.parse_specs(f" speech_folder:{folder} ") == [(f"speech_folder:{folder}", 1.0)]
+        assert registry.parse_specs(f"speech_folder:{folder} @ 2") == [(f"speech_folder:{folder}", 2.0)]
+    assert registry.parse_specs("speech_folder:/run@2@1") == [("speech_folder:/run@2", 1.0)]
+    assert len(registry.parse_specs("speech_folder:/a/x,speech_folder:/b/x,m5ser:/a/x")) == 3
+
+
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
         ("", "expected at least one"),
+        ("speech_folder:/a,b/c", r"unknown corpus 'b/c'.*A comma ends a spec.*'speech_folder:/a'"),
+        ("speech_folder:/a,speech_folder:/a/", "given twice"),
+        ("speech_folder:/a/../b,speech_folder:/b", "given twice"),
+        ("m5ser:~/x,m5ser:~//x@3", "given twice"),
+        ("m5ser_mini@inf", "must be a positive number"),
+        ("m5ser_mini@1_0", "weight '1_0' is not a number"),
+        ("m5ser_mini@", "weight '' is not a number"),
+        ("speech_folder:/x@-0", "must be a positive number"),
         (
             "m5ser-mini",
             r"unknown corpus 'm5ser-mini'. Did you mean 'm5ser_mini'\? .*mser_jax.corpora.*speech_folder:DIR",

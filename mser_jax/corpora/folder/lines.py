@@ -43,6 +43,7 @@ def objects(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     first = True
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
     for number, line in enumerate(_BREAK.split(_decode(path.read_bytes(), path)), start=1):
+        line = line.lstrip("\ufeff")  # of files that were joined
         if not line.strip():
             continue
         try:
