@@ -16,3 +16,4 @@ run --config=configs/stage2.py --workdir="$workdir/stage2" --config.init_from="$
 for stage in stage1 stage2; do
   run --config=configs/evaluate.py --workdir="$workdir/evaluation/$stage" --config.checkpoint="$workdir/$stage"
 done
+.venv/bin/python tools/local_table.py "$workdir"
