@@ -38,6 +38,8 @@ _STREAMS: dict[bytes, Callable[[str, str], Any]] = {
 _FOREIGN = {b"Rar!": "a RAR archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"\x28\xb5\x2f\xfd": "zstd"}
 # Methods of compression in a zip that Python lacks, by their number.
 _METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES"}
+_EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
+_MAX_FOLDERS = 100  # in each other, in one archive
 _BY_HAND = "unpack it yourself (bsdtar -xf, 7z x or unrar x) and give the folder as the source"
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error, RuntimeError),
@@ -62,7 +64,8 @@ class Budget:
     def __init__(self, folder: Path):
         """folder: on the disk that is written to."""
         self._folder = folder
-        self._left = shutil.disk_usage(folder).free
+        self._free = shutil.disk_usage(folder).free
+        self._taken = 0
 
     def take(self, sizes: Iterable[int], name: str) -> None:
         """Reserves room for files of `sizes` bytes.
@@ -70,17 +73,20 @@ class Budget:
         Raises:
           NoRoomError: there is not that much; names the archive `name`.
         """
-        needed = sum(-(-max(0, size) // _CLUSTER) * _CLUSTER for size in sizes)
-        if needed > self._left:
+        self._taken += sum(-(-max(1, size) // _CLUSTER) * _CLUSTER for size in sizes)
+        if self._taken > self._free:
             raise NoRoomError(
-                f"{name}: needs {needed / 2**30:.1f} GiB unpacked, {max(0, self._left) / 2**30:.1f} GiB are free at"
-                f" {self._folder}. Make room, or give another --data_dir"
+                f"{name}: needs at least {_in_words(self._taken)} unpacked, {_in_words(self._free)} are free at"
+                f" {self._folder.parent}. Make room, or give another --data_dir"
             )
-        self._left -= needed
 
     def give_back(self, size: int) -> None:
         """Frees what a file of `size` bytes took, as it was removed."""
-        self._left += size
+        self._taken -= size
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def unpack(path: str, folder: Path, budget: Budget, name: str) -> None:
@@ -104,9 +110,9 @@ def unpack(path: str, folder: Path, budget: Budget, name: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoRoomError(f"{name}: the disk is full at {folder}. Make room, or give another --data_dir") from error
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):
             raise
-        raise _damaged(name, error) from error  # gzip's and bz2's have no number
+        raise _damaged(name, error) from error  # gzip's and bz2's have no number; a place before the file's begin
     except _DAMAGE as error:
         raise _damaged(name, error) from error
     if not count:
@@ -156,7 +162,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 class _Header(tarfile.TarInfo):
-    """A tar's header, of which a damaged or missing one is an error and not the end."""
+    """A tar's header, of which a damaged or missing one is an error and not the end, and a name has an end."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
@@ -168,6 +174,12 @@ class _Header(tarfile.TarInfo):
             cut = isinstance(error, tarfile.TruncatedHeaderError | tarfile.EmptyHeaderError)
             at = f"at byte {archive.offset} of the tar"
             raise tarfile.ReadError(f"cut off {at}" if cut else f"{error} {at}") from None
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # tarfile reads these whole: a few kilobytes of gzip can hold gigabytes of a name.
+        if self.type in _EXTENSIONS and self.size > BLOCK:
+            raise tarfile.ReadError(f"a name of {self.size} bytes")
+        return super()._proc_member(archive)
 
 
 def _untar(opener: Callable[[str, str], Any], path: str, folder: Path, budget: Budget, name: str) -> int:
@@ -257,6 +269,8 @@ def _inside(member: str, name: str) -> str:
     parts = [part for part in member.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise ArchiveError(f"{name}: {member!r} in it would land outside of the folder. Do not trust this archive")
+    if len(parts) > _MAX_FOLDERS:
+        raise ArchiveError(f"{name}: {len(parts)} folders in each other ({member[:40]!r}…). Do not trust this archive")
     return "/".join(parts)
 
 

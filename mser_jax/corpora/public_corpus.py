@@ -14,14 +14,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 from etils import epath
 
 from mser_jax import storage
-from mser_jax.corpora import completeness, emobox_lists, emotions, folds, shard_cache, tables
+from mser_jax.corpora import completeness, emobox_lists, emotions, folds, scratch, shard_cache, tables
 from mser_jax.corpora import source as source_lib
 from mser_jax.corpora.build_report import BuildReport
 from mser_jax.corpora.builder import CorpusBuilder, LeftOut, RawUtterance
@@ -114,6 +113,7 @@ class PublicCorpus(CorpusBuilder):
         """
         if not self.is_complete() and not self._source:
             raise FileNotFoundError(self.how_to_get())
+        scratch.sweep(shard_cache.local_folder(self.data_path).parent)
         super().prepare()
 
     def outdated(self) -> bool:
@@ -239,11 +239,10 @@ class PublicCorpus(CorpusBuilder):
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Unpacks the source where it is an archive."""
-        remote = storage.is_remote(self.data_path)
-        scratch = Path(shard_cache.local_folder(self.data_path) if remote else self.data_path).parent
         self._lists = emobox_lists.Lists(self._emobox, self.lists_of()) if self._emobox else None
         self._found, _ = completeness.Found(), self._fingerprint
-        with source_lib.opened(self._source, scratch, nested=self.NESTED_ARCHIVES) as self._folder:
+        parent = shard_cache.local_folder(self.data_path).parent
+        with source_lib.opened(self._source, parent, nested=self.NESTED_ARCHIVES) as self._folder:
             self._unread = source_lib.unread(self._folder)
             if self._unread:
                 print(f"{self._source}: Python does not read {self._unread[0]}; unpack it yourself", file=sys.stderr)

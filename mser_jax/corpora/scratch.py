@@ -23,11 +23,7 @@ def folder(parent: Path, prefix: str = UNPACKED) -> Iterator[Path]:
     Its process holds the kernel's lock (flock) on it, which ends with the process.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    for leftover in parent.glob(f"{prefix}*"):
-        descriptor = _lock(leftover)
-        if descriptor is not None:
-            shutil.rmtree(leftover, ignore_errors=True)
-            os.close(descriptor)
+    sweep(parent, prefix)
     path, descriptor = _new(parent, prefix)
     try:
         yield path
@@ -36,16 +32,28 @@ def folder(parent: Path, prefix: str = UNPACKED) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def sweep(parent: Path, prefix: str = UNPACKED) -> None:
+    """Removes the folders below `parent` whose processes are no more."""
+    for leftover in parent.glob(f"{prefix}*"):
+        descriptor = _lock(leftover) if NAMES.fullmatch(leftover.name) else None
+        if descriptor is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(descriptor)
+
+
 def _new(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # another process took it for a leftover before it was locked
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if path.exists():
                 return path, descriptor
             os.close(descriptor)
-        except BlockingIOError:  # another process took it for a leftover before it was locked
+        except BlockingIOError:  # that is about to happen
             os.close(descriptor)
         except OSError:  # no locks on this file system: then nobody removes leftovers either
             return path, descriptor

@@ -76,7 +76,7 @@ def existing(source: epath.PathLike) -> epath.Path:
     path = storage.absolute(source)
     if not path.exists():
         raise FileNotFoundError(f"source {os.fspath(source)!r}: no such folder or archive. Give the original download")
-    if not (path.is_dir() or path.is_file()):
+    if not (storage.is_remote(path) or path.is_dir() or Path(path).is_file()):  # epath's is_file says "no folder"
         raise ValueError(f"source {os.fspath(source)!r}: neither a folder nor a file. Give the original download")
     return path
 
@@ -272,7 +272,8 @@ def _room(folder: Path, needed: int, name: str) -> None:
 
 def _archives(folder: epath.Path) -> list[epath.Path]:
     # Of a link to nothing the error is told when it is opened; a named pipe would never end.
-    return [path for path in files(folder, archives.ENDINGS) if path.is_file() or not path.exists()]
+    paths = files(folder, archives.ENDINGS)
+    return [path for path in paths if storage.is_remote(path) or Path(path).is_file() or not Path(path).exists()]
 
 
 def _stem(archive: Path) -> str:

@@ -41,14 +41,20 @@ class Row(dict[str, str]):
         what = "no cell in" if column in self._columns else "no"
         raise TableError(f"{self.where}: {what} column {column!r}; the columns are {list(self._columns)}")
 
+    def filled(self, column: str) -> str:
+        """The text in a cell. TableError: there is none."""
+        if text := self[column].strip():
+            return text
+        raise TableError(f"{self.where}, column {column!r}: empty")
+
     def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float:
-        """The number in a cell, NaN where it is empty; a comma is a decimal point.
+        """The number in a cell; a comma is a decimal point. Without limits, NaN where the cell is empty.
 
         Raises:
           TableError: no number, or not between `low` and `high`.
         """
         text = self[column].strip()
-        if text.lower() in ("", "nan"):
+        if text.lower() in ("", "nan") and math.isinf(low):
             return math.nan
         with contextlib.suppress(ValueError):
             number = float(text.replace(",", ".") if re.fullmatch(r"[+-]?\d+,\d+", text) else text)

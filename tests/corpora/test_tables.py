@@ -51,8 +51,11 @@ def test_what_holds_the_same_is_read_the_same(tmp_path, content):
     rows = read(tmp_path, content)
     found = [[row[name].replace("\r\n", "\n") for name in ROWS[0]] for row in rows]
     assert found == ROWS[1:]
-    numbers = [row.number("valence", 1, 7) for row in rows]
+    numbers = [row.number("valence") for row in rows]
     assert numbers[::2] == [4.25, 1.0] and math.isnan(numbers[1])
+    for empty in (lambda: rows[1].filled("valence"), lambda: rows[1].number("valence", 1, 7)):
+        with pytest.raises(tables.TableError, match=r"line [34], column 'valence': "):
+            empty()
 
 
 def test_between_tabs_there_are_no_quotes(tmp_path):

@@ -63,7 +63,7 @@ class Emozionalmente(PublicCorpus):
             split = next((split for start, split in _SPLITS.items() if path.name.startswith(start)), "")
             if path.parent.name == "split" and split:
                 self._splits |= {row["file_name"]: split for row in tables.rows(path, columns=("file_name",))}
-        return self.keyed(samples, lambda row: row["file_name"])
+        return self.keyed(samples, lambda row: row.filled("file_name"))
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """The name is the time of the recording; all else is in the tables."""
@@ -73,7 +73,7 @@ class Emozionalmente(PublicCorpus):
         user = self._users.get(row["actor"], {})
         return self.raw(
             match,
-            speaker=row["actor"],
+            speaker=row.filled("actor"),
             gender=user.get("gender", ""),
             age=user.get("age", ""),
             emotion_native=self.label(row, "emotion_expressed"),

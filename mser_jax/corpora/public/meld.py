@@ -60,7 +60,7 @@ class Meld(PublicCorpus):
         labels = {}
         for part, (table, _) in _PARTS.items():
             rows = tables.rows(source.find(folder, table), columns=_COLUMNS)
-            clips = self.keyed(rows, lambda row: f"dia{row['Dialogue_ID'].strip()}_utt{row['Utterance_ID'].strip()}")
+            clips = self.keyed(rows, lambda row: f"dia{row.filled('Dialogue_ID')}_utt{row.filled('Utterance_ID')}")
             labels |= {f"{part}/{clip}": row for clip, row in clips.items()}
         for name in list(labels):
             if self._ignored(f"{name}.mp4"):
@@ -74,7 +74,7 @@ class Meld(PublicCorpus):
             return public_corpus.UNLABELLED
         return self.raw(
             match,
-            speaker=row["Speaker"],
+            speaker=row.filled("Speaker"),
             gender=_GENDERS.get(row["Speaker"], ""),
             emotion_native=self.label(row, "Emotion"),
             transcript=row["Utterance"].translate(_PUNCTUATION),

@@ -44,7 +44,7 @@ class Mer2023(PublicCorpus):
         labels = {}
         for part in _PARTS:
             rows = tables.rows(source.find(folder, f"{part}-label.csv"), columns=("name", "discrete"))
-            labels |= {f"{part}/{name}": row for name, row in self.keyed(rows, lambda row: row["name"]).items()}
+            labels |= {f"{part}/{name}": row for name, row in self.keyed(rows, lambda row: row.filled("name")).items()}
         return labels
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:

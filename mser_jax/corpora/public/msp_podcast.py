@@ -68,7 +68,9 @@ class MspPodcast(PublicCorpus):
         consensus = paths.get("labels_consensus.csv") or paths.get("labels_concensus.csv")
         if consensus is None:
             raise FileNotFoundError(f"{folder}: no labels_consensus.csv in it, so nothing is known of the recordings")
-        labels: dict[str, Any] = self.keyed(tables.rows(consensus, columns=_COLUMNS), lambda row: row["FileName"])
+        labels: dict[str, Any] = self.keyed(
+            tables.rows(consensus, columns=_COLUMNS), lambda row: row.filled("FileName")
+        )
         raters: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         if detailed := paths.get("labels_detailed.csv"):
             # MSP-PODCAST_0001_0008.wav,"WORKER00000001; Neutral; Neutral,Concerned; A:4.000; V:4.000; D:4.000;"
@@ -87,7 +89,7 @@ class MspPodcast(PublicCorpus):
         row = self.labels.pop(match[0], None)
         if row is None:
             return public_corpus.UNLABELLED
-        speaker, gender = row["SpkrID"].strip(), row["Gender"].strip().lower()
+        speaker, gender = row.filled("SpkrID"), row["Gender"].strip().lower()
         valence, arousal, dominance = (row.number(column, *_SCALE) for column in ("EmoVal", "EmoAct", "EmoDom"))
         return self.raw(
             match,

@@ -39,7 +39,7 @@ class Nemo(PublicCorpus):
     def read_labels(self, folder: epath.Path) -> dict[str, Any]:
         """File name -> row of data.tsv."""
         rows = tables.rows(source_lib.find(folder, "data.tsv"), "\t", _COLUMNS)
-        return self.keyed(rows, lambda row: row["file_id"])
+        return self.keyed(rows, lambda row: row.filled("file_id"))
 
     def utterance(self, match: re.Match[str]) -> RawUtterance | LeftOut:
         """The row of this file."""
@@ -48,7 +48,7 @@ class Nemo(PublicCorpus):
             return LeftOut(match[0], "no label", "no row in data.tsv")
         return self.raw(
             match,
-            speaker=row["speaker_id"].strip(),  # the column is padded with blanks
+            speaker=row.filled("speaker_id"),  # the column is padded with blanks
             gender=row["gender"],
             age=row["age"],
             emotion_native=self.label(row, "emotion"),

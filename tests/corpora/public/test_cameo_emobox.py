@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from mser_jax.corpora import emobox_lists, registry
+from mser_jax.corpora import completeness, emobox_lists, registry
 
 ROOT = Path(__file__).parents[3]
 
@@ -53,6 +53,25 @@ def test_cameo(tmp_path):
     pa.parquet.write_table(pa.table({"audio": [b""]}), tmp_path / "source" / "data" / "x.parquet")
     with pytest.raises(ValueError, match=r"x.parquet: no columns \['dataset'"):
         miniature.build("cameo", tmp_path / "source", tmp_path / "more")
+
+
+def test_cameo_without_one_of_its_files(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    path = source / "ravdess-00001-of-00002.parquet"
+    rows = [cameo_row(f"{n}", "RAVDESS", "anger", "English") for n in range(30)]
+    pa.parquet.write_table(pa.Table.from_pylist([*rows, cameo_row("x", "RAVDESS", "anger", None)]), path)
+    with pytest.raises(completeness.PartialCorpusError, match=r"no ravdess-00000-of-00002\.parquet"):
+        miniature.build("cameo", source, tmp_path / "data", allow_partial=False)
+    records, _, report = miniature.build("cameo", source, tmp_path / "data")
+    assert len(records) == 30 and report["partial"].endswith("no ravdess-00000-of-00002.parquet")
+    assert report["skipped_by_reason"] == {"table": 1} and "['language']" in report["skipped_items"][0]["detail"]
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[: len(whole) // 2], b"<html>", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"ravdess-00001-of-00002\.parquet") as caught:
+            miniature.build("cameo", source, tmp_path / "more")
+        assert "\n" not in str(caught.value)
 
 
 def lists(clone, corpus, folds, labels=None):

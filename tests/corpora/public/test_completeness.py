@@ -82,6 +82,9 @@ def test_half_a_corpus_and_then_all_of_it(whole, tmp_path):
     assert code == 1 and len(errors) == 1 and report.read_text() == kept
     code, out, _ = tool("savee", "--source", os.path.relpath(whole), "--data_dir", data)
     assert code == 0 and "found in" in out
+    (data / "savee" / "unpacked.abcd_123").mkdir()  # of a process that was killed
+    prepare(whole, data)
+    assert [path.name for path in sorted((data / "savee").iterdir())] == [".1.0.0.lock", "1.0.0"]
     missing = tmp_path / "gone"
     with pytest.raises(FileNotFoundError, match="no such folder"):
         prepare(missing, data)
