@@ -8,7 +8,6 @@ import shutil
 import signal
 
 import jax
-import numpy as np
 import pytest
 from processes import Launcher, light_program, losses
 from toy_stage import ToyStage, toy_config
@@ -16,7 +15,6 @@ from toy_stage import ToyStage, toy_config
 from mser_jax import main, stages, train
 from mser_jax.checkpoint import CheckpointError, Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
-from mser_jax.state import TrainState
 
 EVERY = 2
 
@@ -153,36 +151,6 @@ def test_a_step_that_does_not_come_prints_all_stacks_and_ends_the_process(launch
     assert code == 75
     assert "No progress for 0 s (telemetry.stall_seconds); last: started." in log
     assert "in on_batch" in log and "Thread 0x" in log
-
-
-def light_state(step):
-    w = np.random.default_rng(step).normal(size=(256, 256)).astype(np.float32)
-    values = TrainState(np.int32(step), {"w": w}, {}, {"momentum": -w}, jax.random.key(step))
-    return jax.device_put(values, abstract_of_light().step.sharding)
-
-
-def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path):
-    """The state is whole or an older one is: never part of it, never a trace."""
-    checkpoints = Checkpoints(tmp_path / "whole")
-    for step in (1, 2):
-        checkpoints.save(light_state(step), {"config": {"step": step}})
-    checkpoints.close()
-    newest = tmp_path / "whole" / "2"
-    older = 0
-    for file in sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file()):
-        for way in ("removed", "truncated"):
-            folder = tmp_path / "damaged"
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(tmp_path / "whole", folder)
-            damage(folder / "2" / file, way)
-            checkpoints = Checkpoints(folder)
-            restored = checkpoints.resume(abstract_of_light())
-            step = int(restored.step)
-            np.testing.assert_array_equal(restored.trainable["w"], light_state(step).trainable["w"], err_msg=str(file))
-            assert checkpoints.metadata(step)["config"] == {"step": step}
-            checkpoints.close()
-            older += step == 1
-    assert older >= 10
 
 
 def test_a_full_disk_that_is_met_elsewhere_is_one_line_too():

@@ -10,6 +10,11 @@ without checkpoints, then with one every so many steps, and once more where each
   share_of_a_step         blocked_ms / (every × step_ms): what saving that often adds to a step
   slowdown                of the whole run: its seconds with saves / without − 1, other steps' slowing included
   bytes                   of one checkpoint
+  checksums_ms            its files are read again for their checksums, in the thread that writes (median)
+  checksums_in_step_ms    the same, of what the loop stands still for; 0 where none runs in its thread
+  restore_ms              a state is read, its files held against their checksums (median of five, files in memory)
+  verify_ms               that check alone
+  verify_share            verify_ms / (restore_ms − verify_ms)
 On CPU, steps and writing share the cores: there `slowdown` says more than the share does.
 """
 
@@ -20,6 +25,7 @@ import json
 import pathlib
 import statistics
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -27,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mser_jax import integrity
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.state import TrainState
 
@@ -91,6 +98,37 @@ def run(
     return seconds, steps, blocked, complete
 
 
+class Timed:
+    """Seconds of each call of a function of `integrity`, by whether the main thread made it."""
+
+    def __init__(self, name: str) -> None:
+        self.main, self.beside, self._function = [], [], getattr(integrity, name)
+        setattr(integrity, name, self)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it."""
+        begin = time.perf_counter()
+        found = self._function(*args)
+        here = threading.current_thread() is threading.main_thread()
+        (self.main if here else self.beside).append(time.perf_counter() - begin)
+        return found
+
+
+def restore(options: argparse.Namespace, directory: str, problems: Timed) -> tuple[float, float]:
+    """(seconds that a restore takes, those of them for the checksums), medians of five."""
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                            make_state(options.millions))  # fmt: skip
+    seconds = []
+    problems.main.clear()
+    for _ in range(5):
+        checkpoints = Checkpoints(directory)
+        begin = time.perf_counter()
+        jax.block_until_ready(checkpoints.restore(abstract).params)
+        seconds.append(time.perf_counter() - begin)
+        checkpoints.close()
+    return statistics.median(seconds), statistics.median(problems.main)
+
+
 def main() -> None:
     """Prints the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,11 +139,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--directory", default="")
     options = parser.parse_args()
+    writes, problems = Timed("write"), Timed("problems")
     with tempfile.TemporaryDirectory(dir=options.directory or None) as directory:
         alone, steps, _, _ = run(options, None)
         beside, _, blocked, complete = run(options, f"{directory}/asynchronous")
         _, _, _, synchronous = run(options, f"{directory}/synchronous", wait=True)
         newest = pathlib.Path(directory, "asynchronous", str(max(Checkpoints(f"{directory}/asynchronous").steps)))
+        whole, verify = restore(options, f"{directory}/asynchronous", problems)
         size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
     step = statistics.median(steps)
     found = {
@@ -118,6 +158,11 @@ def main() -> None:
         "share_of_a_step": statistics.median(blocked) / (options.every * step),
         "slowdown": beside / alone - 1,
         "bytes": size,
+        "checksums_ms": statistics.median(writes.beside) * 1e3,
+        "checksums_in_step_ms": sum(writes.main) * 1e3,
+        "restore_ms": whole * 1e3,
+        "verify_ms": verify * 1e3,
+        "verify_share": verify / (whole - verify),
     }
     print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}))
 
