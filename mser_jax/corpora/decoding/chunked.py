@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 
+from mser_jax.corpora.decoding import tags
 from mser_jax.corpora.decoding.errors import BadAudio, Reason
 
 TOLERANCE = 0.01  # share of the audio that may be missing or follow after its announced end (padding, sloppy headers)
@@ -158,8 +159,8 @@ def _end_of_audio(encoded: bytes, layout: _Layout, start: int, size: int) -> int
 
 
 def _is_negligible(rest: bytes, size: int) -> bool:
-    """Whether what follows `size` bytes of audio is a tag, zeros, or next to nothing, and so no audio."""
-    return rest.startswith((b"TAG", b"APETAGEX", b"ID3")) or len(rest) <= TOLERANCE * size or not rest.strip(b"\0")
+    """Whether what follows `size` bytes of audio is no audio, or next to nothing."""
+    return tags.is_no_audio(rest) or len(rest) <= TOLERANCE * size
 
 
 def _is_chunk(encoded: bytes, layout: _Layout, position: int) -> bool:

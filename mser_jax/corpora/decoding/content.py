@@ -46,7 +46,6 @@ _SIGNATURES: tuple[tuple[bytes, Decoder, str], ...] = (
     (rb"\xff[\xf0\xf1\xf8\xf9]", Decoder.FFMPEG, "aac"),
     (rb"\x56[\xe0-\xff]", Decoder.FFMPEG, "loas"),
     (rb"\.SoX|XoS\.", Decoder.FFMPEG, "sox"),
-    (rb"nut/multimedia container\0", Decoder.FFMPEG, "nut"),
     (rb"\xb7\xd8\x00\x20\x37\x49\xda\x11", Decoder.FFMPEG, "wtv"),
     (rb"\.RMF", Decoder.FFMPEG, "rm"),
     (rb"wvpk", Decoder.FFMPEG, "wv"),
@@ -103,24 +102,3 @@ def advice(encoded: bytes) -> str:
         f"no audio format that is known here, it begins with {head[:8].hex(' ')}; samples without a header need one: "
         "sox -t raw -r RATE -e signed -b 16 -c 1 IN OUT.wav"
     )
-
-
-def without_tags(encoded: bytes) -> bytes:
-    """Remove the ID3v2 tags before a recording, which any format may have."""
-    start = 0
-    while encoded[start : start + 3] == b"ID3" and len(encoded) >= start + 10:
-        size = 0
-        for byte in encoded[start + 6 : start + 10]:
-            size = size << 7 | byte & 0x7F
-        start += 10 + size + (10 if encoded[start + 5] & 0x10 else 0)
-    return encoded[start if start < len(encoded) else 10 :] if start else encoded
-
-
-def without_last_tags(encoded: bytes) -> bytes:
-    """Remove the ID3v1 and APE tags after a recording."""
-    if encoded[-128:-125] == b"TAG":
-        encoded = encoded[:-128]
-    if encoded[-32:-24] == b"APETAGEX":
-        has_header = encoded[-9] & 0x80
-        encoded = encoded[: -int.from_bytes(encoded[-20:-16], "little") - (32 if has_header else 0)]
-    return encoded

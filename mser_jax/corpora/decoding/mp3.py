@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from mser_jax.corpora.decoding import tags
+
 _BITRATES = {  # kbit/s by (MPEG 1 or not, layer)
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -14,6 +16,7 @@ _BITRATES = {  # kbit/s by (MPEG 1 or not, layer)
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # by version
 _SEARCHED = 1 << 20  # bytes of garbage that may come before the first frame
+_LONGEST = 2_881  # bytes of a frame
 _CHAIN = 3  # frames in succession that are no accident
 
 
@@ -33,8 +36,8 @@ class Stream:
     """The frames of a file, one after the other, and what was said of their number.
 
     encoded: the frames, with a count of them in front, which decoders believe. seconds: of all frames. announced:
-    frames that the file's own count states, 0 = it has none. counted: frames that are there. lost: bytes between
-    frames that are none. rate: Hz.
+    frames that the file's own count states, 0 = it has none. counted: frames that are there. lost: bytes among
+    the frames that are none. rate: Hz.
     """
 
     encoded: bytes
@@ -66,8 +69,11 @@ def frames(encoded: bytes) -> Stream:
             samples += frame.samples
             counted += 1
         parts.append(encoded[start:position])
+        position = min(tags.end_of_tags(encoded, position), len(encoded))
         found = _find(encoded, position, headers, first.kind, len(encoded))
-        lost += found - position if found >= 0 else 0
+        rest = encoded[position : found if found >= 0 else len(encoded)]
+        is_last_frame = found < 0 and len(rest) < _LONGEST
+        lost += 0 if is_last_frame or tags.is_no_audio(rest) else len(rest)
         position = found
     announced, is_xing, is_vbri = _announced(parts[0], first)
     if is_xing or is_vbri:

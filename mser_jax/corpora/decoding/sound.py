@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from mser_jax.corpora import ffmpeg
-from mser_jax.corpora.decoding import chunked, content, links, mp3
+from mser_jax.corpora.decoding import chunked, content, links, mp3, tags
 from mser_jax.corpora.decoding.errors import BadAudio, Reason
 
 BLOCK = 1 << 16  # samples of all channels together that are read at once
@@ -66,12 +66,14 @@ def opened(encoded: bytes, name: str) -> Iterator[Sound]:
     """
     if not encoded:
         raise BadAudio(Reason.EMPTY, "0 bytes")
-    encoded = content.without_tags(encoded)
+    encoded = tags.without_first(encoded)
     if (kind := content.kind(encoded)) is None:
         raise BadAudio(Reason.UNREADABLE, content.advice(encoded))
     decoder, demuxer = kind
     with contextlib.ExitStack() as stack:
         sound, trouble = None, ""
+        if decoder is content.Decoder.FFMPEG and demuxer == "ogg":
+            links.ogg(encoded)  # whether it was cut off
         if decoder is not content.Decoder.FFMPEG:
             if demuxer not in ("mp3", "flac", "ogg"):
                 encoded = _mended(encoded)
@@ -96,7 +98,7 @@ def _by_libsndfile(encoded: bytes, demuxer: str) -> Sound:
     if demuxer == "mp3":
         return _mpeg(encoded)
     if demuxer == "flac":
-        return _joined([_flac(part) for part in links.flac(content.without_last_tags(encoded))])
+        return _joined([_flac(part) for part in links.flac(tags.without_last(encoded))])
     if demuxer == "ogg":
         if (parts := links.ogg(encoded)) is None:
             raise _ForFfmpegError
@@ -118,7 +120,7 @@ def _mpeg(encoded: bytes) -> Sound:
         there = f"{stream.counted / stream.announced:.0%}"
         raise BadAudio(Reason.TRUNCATED, f"{there} of the announced frames of MPEG audio are there")
     if stream.lost > chunked.TOLERANCE * len(encoded):
-        raise BadAudio(Reason.UNREADABLE, f"{stream.lost} bytes among the frames of MPEG audio are none: damaged")
+        raise BadAudio(Reason.UNREADABLE, f"{stream.lost} bytes are no frames of the MPEG audio: damaged, or joined")
     file = _Stream(io.BytesIO(stream.encoded))
     # Decoders leave out what the encoder put before and after.
     least = (1 - chunked.TOLERANCE) * stream.seconds - _MPEG_PADDING
