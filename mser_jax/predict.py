@@ -21,6 +21,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,9 +77,13 @@ class Predictor:
         """Reads a file and scores every batch that it fills.
 
         Raises:
-            BadAudio: it cannot be used; the message says why.
+            BadAudio: it cannot be used; the message says why. MissingFfmpegError: not without ffmpeg.
+            OSError: the storage refuses, or fails.
         """
-        samples, info = audio_check.load(storage.absolute(file))
+        try:
+            samples, info = audio_check.load(storage.absolute(file))
+        except ValueError as error:  # no path
+            raise audio_check.BadAudio(audio_check.Reason.MISSING, str(error)) from error
         return self.add_samples(file, samples, info.duration_s)
 
     def add_samples(self, name: str, samples: np.ndarray, seconds: float) -> Recording:
@@ -124,7 +129,7 @@ def answers(predictor: Predictor, files: Sequence[str]) -> Iterator[Recording | 
         try:
             queue.append(predictor.add(file))
         except (audio_check.BadAudio, ffmpeg.MissingFfmpegError, OSError) as error:
-            queue.append((file, storage.explain(error) or str(error)))
+            queue.append((file, str(error)))
         while queue and (isinstance(queue[0], tuple) or queue[0].answer is not None):
             yield queue.pop(0)
     predictor.finish()
@@ -220,9 +225,19 @@ def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, 
             "stage": checkpoint.config.stage,
             "checkpoint": str(checkpoint.run),
         }
-        print(json.dumps(line, ensure_ascii=False, allow_nan=False), flush=True)
+        print(_json(line), flush=True)
     _say_how_fast(len(files) - failed, failed, seconds, time.perf_counter() - begin, predictor.compile_seconds)
     return failed
+
+
+def _json(line: dict[str, Any]) -> str:
+    """Readable, or with escapes where stdout lacks a character (and a name that is not UTF-8 has such)."""
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(line, allow_nan=False)
+    return text
 
 
 def _say_how_fast(answered: int, failed: int, seconds: float, took: float, first: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -9,13 +10,14 @@ import math
 import os
 import pathlib
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soundfile
 import soxr
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.corpora.decoding import sound
 from mser_jax.corpora.decoding.errors import BadAudio, Reason
 
@@ -82,17 +84,34 @@ def read(path: os.PathLike | str) -> bytes:
 
     Raises:
       BadAudio: there is no such file, or it is none; said before it is opened, as that may never return.
-      OSError: the storage fails, or refuses.
+      OSError: the storage refuses, or fails again and again.
     """
-    try:
+    with _told():
         path = epath.Path(path)
         if "://" not in os.fspath(path):
             status = pathlib.Path(path).stat()
             if not stat.S_ISREG(status.st_mode):
                 raise BadAudio(Reason.UNREADABLE, f"{_file_type(status.st_mode)} and no file")
+            if not status.st_size:  # also what the kernel makes up, which may never end
+                return b""
             if status.st_size > MAX_BYTES:
                 raise BadAudio(Reason.TOO_LONG, f"{status.st_size / 2**30:.1f} GiB, expected at most 4; cut it")
-        return path.read_bytes()
+        try:
+            return path.read_bytes()
+        except Exception as error:
+            is_refusal = isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError))
+            if is_refusal or not storage.is_trouble(error):
+                raise
+            if refusal := storage.explain(error):
+                raise PermissionError(refusal) from error
+            return storage.retried(path.read_bytes, os.fspath(path))
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tells what is no fault of the storage as BadAudio."""
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadAudio(Reason.MISSING, "no such file") from error
     except ValueError as error:  # a NUL in the name

@@ -120,6 +120,13 @@ def by_ffmpeg(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def by_ffmpeg_one(name: str, folder: pathlib.Path) -> bytes:
+    """One of BY_FFMPEG."""
+    (folder / "in.wav").write_bytes(written("WAV", "PCM_16"))
+    command = [ffmpeg.program(), "-v", "error", "-y", "-i", str(folder / "in.wav"), *BY_FFMPEG[name].split()]
+    return subprocess.run([*command, str(folder / name)], check=True, timeout=60) and (folder / name).read_bytes()
+
+
 def chunk(name: bytes, content: bytes, size: int | None = None) -> bytes:
     """A chunk of RIFF, padded to an even length; `size`: what its header says."""
     return name + struct.pack("<I", len(content) if size is None else size) + content + bytes(len(content) % 2)

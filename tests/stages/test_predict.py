@@ -1,6 +1,7 @@
 """predict as a process on real recordings, good ones and others; its windows, batches and order in this one."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -67,6 +68,17 @@ def test_every_file_is_answered_or_named(checkpoint, recordings, tmp_path):
     for name, content in (("empty.wav", b""), ("corrupt.wav", b"RIFF1234" + bytes(range(256)))):
         (tmp_path / name).write_bytes(content)
         bad.append(tmp_path / name)
+    (tmp_path / "error page.wav").write_bytes(b"<html>404</html>")
+    os.mkfifo(tmp_path / "pipe.wav")
+    write("opposed.wav", np.stack([first, -first], 1), 16_000)
+    bad += [
+        tmp_path / "error page.wav",
+        tmp_path / "pipe.wav",
+        tmp_path / "opposed.wav",
+        "",
+        "s3x://b/a.wav",
+        "/dev/zero",
+    ]
     mixed = [good[0], bad[0], good[1], *bad[1:], *good[2:]]
     done = process(f"--checkpoint={checkpoint}", "--labels=Wut, joy,neutral,bored", "--language=de,en", *mixed)
     assert done.returncode == 1, done.stderr[-3000:]
@@ -81,9 +93,11 @@ def test_every_file_is_answered_or_named(checkpoint, recordings, tmp_path):
     lengths = [len(x) / 16_000 for x in (first, first, second, third, fourth)]
     assert [answer["seconds"] for answer in answers[:5]] == pytest.approx(lengths, abs=0.06)  # mp3 pads
     assert answers[5]["windows"] == np.ceil(sum(map(len, recordings)) * 2 / 48_000)
-    for path, why in zip(bad, ("too_short", "silent", "missing", "empty", "unreadable"), strict=True):
+    reasons = ["too_short", "silent", "missing", "empty", "unreadable", "unreadable: text", "unreadable: a named pipe"]
+    reasons += ["opposed_channels", "missing", "missing", "unreadable: a device"]
+    for path, why in zip(bad, reasons, strict=True):
         assert f"error: {path}: {why}" in done.stderr
-    assert "6 files answered, 5 without an answer" in done.stderr and "s of audio a second" in done.stderr
+    assert "6 files answered, 11 without an answer" in done.stderr and "s of audio a second" in done.stderr
     assert "Traceback" not in done.stderr
 
 
