@@ -15,7 +15,7 @@ import json
 import sys
 
 from mser_jax import storage
-from mser_jax.corpora import listing, registry
+from mser_jax.corpora import listing, record, registry
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
         print(storage.explain(error) or error, file=sys.stderr)
         return 1
     report = json.loads(corpus.report_path.read_text())
-    print(f"{args.spec}: {'found' if found else 'built'} in {corpus.data_dir}")
+    print(f"{record.storable(args.spec)}: {'found' if found else 'built'} in {corpus.data_dir}")
     print("\n".join(listing.describe(report)))
     return 0
 

@@ -62,7 +62,7 @@ class BuildReport:
         """Counts an item that was written."""
         self.built += 1
         if correction:
-            self.corrections[correction] += 1
+            self.corrections[record.storable(correction)] += 1
         key = (utterance.corpus, utterance.language, utterance.emotion)
         self.utterances[key] += 1
         self.seconds[key] += utterance.duration_s

@@ -49,6 +49,13 @@ def test_a_folder_is_one_however_it_is_written(tmp_path, monkeypatch):
         sources.load_table(f"speech_folder:.,speech_folder:{tmp_path / 'copy' / folder.name}", str(data))
 
 
+def test_a_generated_set_is_named_by_where_it_is(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    names = {registry.corpus_builder(f"m5ser:{way}").short_name for way in (".", "../mine", f"{tmp_path}/mine/")}
+    assert names == {"m5ser-mine"}
+
+
 def test_two_folders_of_one_name_are_two_corpora(tmp_path):
     data = tmp_path / "data"
     one, two = make(tmp_path / "a" / "speech"), make(tmp_path / "b" / "speech", seed=7)
