@@ -66,7 +66,7 @@ def folder(emobox: epath.PathLike, name: str) -> epath.Path:
 
 
 class Lists:
-    """The lists of one corpus. `found` is the names of entries that `fold` was asked for."""
+    """The lists of one corpus. `found`: names of entries that `fold` was asked for. `unlisted`: number of others."""
 
     def __init__(self, emobox: epath.PathLike, name: str):
         """
@@ -80,7 +80,7 @@ class Lists:
         """
         self._folder, self._corpus = folder(emobox, name), folder_of(name)
         self.found: set[str] = set()
-        self._unlisted = 0
+        self.unlisted = 0
 
     @functools.cached_property
     def entries(self) -> Mapping[str, Entry]:
@@ -117,7 +117,7 @@ class Lists:
             tails = (*_tails(raw.name), *_tails(raw.id))
             entry = next((self._by_tail[tail] for tail in tails if tail in self._by_tail), None)
         if entry is None:
-            self._unlisted += 1
+            self.unlisted += 1
             return folds.UNLISTED
         self.found.add(entry.name)
         return entry.fold
@@ -163,7 +163,7 @@ class Lists:
         """
         tests = collections.Counter(self.entries[name].fold for name in self.found)
         found = {f"tested in fold {fold}": count for fold, count in sorted(tests.items()) if fold}
-        return {"listed": len(self.entries), "found": len(self.found), "unlisted": self._unlisted, **found}
+        return {"listed": len(self.entries), "found": len(self.found), "unlisted": self.unlisted, **found}
 
 
 def _tails(path: str) -> Iterator[str]:

@@ -129,7 +129,7 @@ class PublicCorpus(CorpusBuilder):
         if not self._source:
             return False
         report = json.loads(self.report_path.read_text(encoding="utf-8"))
-        partial, built_from = report.get("partial", ""), report.get("source")
+        partial, built_from = report.get("partial"), report.get("source")
         if not built_from:  # of a time when it was not kept
             return report["built"] < completeness.WHOLE * self.whole().utterances
         if not self._is_same_source(built_from):
@@ -181,15 +181,16 @@ class PublicCorpus(CorpusBuilder):
         gone = [item["path"] for item in report.skipped_items if item["reason"] == MISSING_REASON]
         missing, found = len(gone) + report.left_out.get(MISSING_REASON, 0), self._found
         if missing > self.MAX_SKIPPED * (report.built + report.unusable + missing * self.allow_partial):
-            number = f"{'' if self.allow_partial else 'at least '}{missing}"
-            found.absent.append(f"{number} recordings are missing, the first {gone[0]}")
+            at_least = "" if self.allow_partial else "at least "
+            found.absent.append(f"{at_least}{missing} recordings are missing, the first {gone[0]}")
         found.utterances = report.built
         report.published = self.whole().utterances
         report.source = self._fingerprint
         if self._unread:
             report.left_out["archive that Python does not read"] += len(self._unread)
-        # Where too much is unusable, that is the reason and not the source's size.
-        if missing or report.unusable <= self.MAX_SKIPPED * (report.built + report.unusable):
+        # Where too much of what is there is unusable, that is the reason.
+        unusable = report.unusable - (0 if self.allow_partial else len(gone))
+        if unusable <= self.MAX_SKIPPED * (report.built + unusable):
             report.partial = self._refuse_a_part(found)
         super().accept(report)
 
@@ -204,11 +205,10 @@ class PublicCorpus(CorpusBuilder):
 
     def how_to_get(self) -> str:
         """The message for who asks for a corpus that is not there."""
-        facts = self.FACTS
         return (
-            f"corpus {self.name!r} ({facts.title}) is not prepared in {self.data_dir}. Get it: {facts.obtain}"
-            f" (licence: {facts.license}), then: python tools/prepare_corpus.py {self.name} --source=DIR"
-            f" where DIR holds {facts.folder}"
+            f"corpus {self.name!r} ({self.FACTS.title}) is not prepared in {self.data_dir}. Get it: {self.FACTS.obtain}"
+            f" (licence: {self.FACTS.license}), then: python tools/prepare_corpus.py {self.name} --source=DIR"
+            f" where DIR holds {self.FACTS.folder}"
         )
 
     def index(self) -> pa.Table:
@@ -227,10 +227,8 @@ class PublicCorpus(CorpusBuilder):
         report = json.loads(self.report_path.read_text(encoding="utf-8"))
         lists = report.get("emobox")
         if lists and "unlisted" not in lists and report["built"] > lists["found"]:
-            raise ValueError(
-                f"{self.data_path} does not tell which utterances EmoBox's lists lack, as they are built now."
-                " Delete it and build it again"
-            )
+            why = "does not tell which utterances EmoBox's lists lack, as they are built now"
+            raise ValueError(f"{self.data_path} {why}. Delete it and build it again")
 
     def expected_count(self) -> int:
         """Number of utterances as published."""
@@ -273,8 +271,8 @@ class PublicCorpus(CorpusBuilder):
                 self._refuse_a_part(found)
         yield from items
         for number, name in enumerate(self.labels):
-            detail = "there is a label for it but no such file"
-            yield LeftOut(str(name), MISSING_REASON, detail, on_purpose=self.allow_partial and number > _LISTED)
+            listed = number < _LISTED or not self.allow_partial
+            yield LeftOut(str(name), MISSING_REASON, "there is a label for it but no such file", on_purpose=not listed)
         yield from self.damaged
 
     def _of_files(self, folder: epath.Path) -> Iterator[RawUtterance | LeftOut]:
@@ -302,6 +300,8 @@ class PublicCorpus(CorpusBuilder):
         """`utterance`, or why it knows nothing of this one."""
         try:
             raw = self.utterance(match)
+            for name in () if isinstance(raw, LeftOut) else ("speaker", "gender", "age", "transcript", "split"):
+                getattr(raw, name).encode()  # tables that are JSON can hold anything
             if isinstance(raw, LeftOut) or raw.emotion is not None or self.is_label(raw.emotion_native):
                 return raw
             return LeftOut("", CODE_REASON, f"unknown label {raw.emotion_native!r}")

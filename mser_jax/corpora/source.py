@@ -50,15 +50,14 @@ def opened(source: epath.PathLike, parent: epath.PathLike, *, nested: bool = Tru
         yield path
         return
     with scratch.folder(Path(parent)) as folder:
-        budget = archives.Budget(folder)
-        if not is_folder:
-            with _local(path, folder) as archive:
-                archives.unpack(archive, folder, budget, os.fspath(path))
-        elif remote:
-            _copy(path, folder)
-        else:
-            _link(path, folder)
         depth = 0 if is_folder else 1
+        if is_folder:
+            (_copy if remote else _link)(path, folder)
+            budget = archives.Budget(folder)
+        else:
+            with _local(path, folder) as archive:
+                budget = archives.Budget(folder)
+                archives.unpack(archive, folder, budget, os.fspath(path))
         while nested and (found := _archives(epath.Path(folder))):
             depth += 1
             if depth > archives.MAX_DEPTH:

@@ -74,9 +74,11 @@ class Cameo(PublicCorpus):
 
     def _checked(self, row: dict[str, Any], split: str, file: str) -> RawUtterance | LeftOut:
         """`_row`; what lacks a text that it needs is left out."""
-        lacking = [name for name in ("file_id", "emotion", "dataset", "language") if not row[name]]
-        if lacking:
-            return LeftOut(f"{file}: {row['file_id']}", TABLE_REASON, f"nothing in the columns {lacking}")
+        lacking = [
+            name for name in ("emotion", "dataset", "language") if not (row[name] and isinstance(row[name], str))
+        ]
+        if lacking or not isinstance(row["audio"], dict | None):
+            return LeftOut(f"{file}: {row['file_id']}", TABLE_REASON, f"no text in {lacking}, or no bytes in 'audio'")
         return self._row(row, split, file)
 
     def _row(self, row: dict[str, Any], split: str, file: str) -> RawUtterance | LeftOut:

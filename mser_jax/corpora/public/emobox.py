@@ -106,7 +106,7 @@ class Emobox(PublicCorpus):
             except audio_check.BadAudio as bad:
                 yield LeftOut(entry.path, str(bad.reason), bad.detail)
                 continue
-            word = self._lists.labels.get(entry.emotion, entry.emotion)
+            word = str(self._lists.labels.get(entry.emotion, entry.emotion))
             merged = emotions.canonical(entry.emotion)[1] is not None
             yield dataclasses.replace(
                 raw, id=entry.name, origin=entry.path, emotion_native=entry.emotion if merged else word,

@@ -9,6 +9,7 @@ import re
 
 import tensorflow_datasets as tfds
 
+from mser_jax.corpora import folds
 from mser_jax.corpora.builder import RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -50,5 +51,8 @@ class Enterface(PublicCorpus):
         )
 
     def emobox_fold(self, raw: RawUtterance) -> int:
-        """See PublicCorpus.emobox_fold. The files that its lists call s12 are subject 11's."""
-        return 0 if raw.speaker == "12" else super().emobox_fold(raw)
+        """See PublicCorpus.emobox_fold. The files that its lists call s12 are subject 11's; they lack subject 12."""
+        if self._lists is None or raw.speaker != "12":
+            return super().emobox_fold(raw)
+        self._lists.unlisted += 1
+        return folds.UNLISTED

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mser_jax.corpora import public_corpus, source, tables
+from mser_jax.corpora import folds, public_corpus, source, tables
 from mser_jax.corpora.builder import LeftOut, RawUtterance
 from mser_jax.corpora.public_corpus import Facts, PublicCorpus
 
@@ -31,6 +31,8 @@ _EMOTIONS = {
 }
 _SPLITS = {"Train": "train", "Development": "validation", "Validation": "validation"}
 _SPLITS |= dict.fromkeys(("Test", "Test1", "Test2", "Test3"), "test")
+# EmoBox has no other tests than Test1; they share podcasts and speakers with it.
+_FOLDS = {"Test1": 1, "Test": 1, "Test2": folds.UNLISTED, "Test3": folds.UNLISTED}
 _COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 _SCALE = (1.0, 7.0)
 
@@ -102,5 +104,5 @@ class MspPodcast(PublicCorpus):
             dominance=dominance,
             transcript=tables.text(row["text"]).strip() if row["text"] else "",
             split=row.code("Split_Set", _SPLITS),
-            emobox_fold=int(row["Split_Set"].strip() == "Test1"),
+            emobox_fold=_FOLDS.get(row["Split_Set"].strip(), 0),
         )

@@ -49,6 +49,8 @@ class Pavoque(PublicCorpus):
                 lines = yaml.load(tables.text(annotation), yaml.CBaseLoader)
             except yaml.YAMLError as error:
                 raise tables.TableError(f"{annotation}: no YAML ({' '.join(str(error).split())})") from error
+            if not isinstance(lines, list):
+                raise tables.TableError(f"{annotation}: expected a list of utterances")
             for number, line in enumerate(lines, start=1):
                 yield self._cut(sounds[0], line, f"{annotation}, utterance {number}")
 

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from mser_jax.corpora import completeness, emobox_lists, registry
+from mser_jax.data import sources
 
 ROOT = Path(__file__).parents[3]
 
@@ -123,6 +124,10 @@ def test_folds_of_a_corpus_by_file(tmp_path):
     assert {name for name in index if index[name]["emobox_fold"] == 1} == set(list(EMODB)[:10])
     assert {name for name in index if index[name]["split"] == "test"} == set(list(EMODB)[10:15])
     assert (index["10b01Na"]["emobox_fold"], index["10b01Na"]["split"]) == (-1, "left out")
+    table = sources.load_table("emodb:emobox-2", str(tmp_path / "data"))
+    for part, count in (("train", 37), ("test", 5), ("train,validation,test", 42)):
+        assert "10b01Na" not in table.filter(split=part, emotions=None)["id"].tolist()
+        assert len(table.filter(split=part, emotions=None)) == count
     again = registry.corpus_builder("emodb", str(tmp_path / "data"), str(tmp_path / "source"), str(clone), True)
     again.prepare()
     miniature.build("emodb", tmp_path / "source", tmp_path / "without")

@@ -10,6 +10,7 @@ import sys
 import miniature
 import pytest
 
+from mser_jax.corpora import builder as builder_lib
 from mser_jax.corpora import completeness, folds, listing, registry
 from mser_jax.corpora.builder import RawUtterance
 
@@ -158,6 +159,30 @@ def test_recordings_that_a_table_names_and_nobody_has(tmp_path):
     report = json.loads(prepare(source, tmp_path / "data", "nemo", allow_partial=True).report_path.read_text())
     assert report["built"] == 20 and report["skipped_by_reason"] == {"missing": 20}
     assert "20 recordings are missing" in report["partial"]
+
+
+def test_of_recordings_that_are_all_there_and_broken_the_fault_is_told(whole, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(whole, source)
+    for name in SAVEE[::3]:
+        (source / name).write_bytes(b"")
+    for more in ({}, {"allow_partial": True}):
+        with pytest.raises(builder_lib.TooManySkippedError, match=r"items are unusable, allowed 5%:\n  empty: "):
+            prepare(source, tmp_path / "data", **more)
+
+
+def test_a_build_of_a_time_when_no_source_was_kept(whole, tmp_path):
+    """Of which all was built is found; a part is built again; old lists of EmoBox do not tell what they lack."""
+    report = prepare(whole, tmp_path).report_path
+    old = {key: value for key, value in json.loads(report.read_text()).items() if key not in ("source", "partial")}
+    report.write_text(json.dumps(old))
+    assert not registry.corpus_builder("savee", str(tmp_path), str(whole)).outdated()
+    report.write_text(json.dumps(old | {"built": 455}))
+    assert registry.corpus_builder("savee", str(tmp_path), str(whole)).outdated()
+    report.write_text(json.dumps(old | {"emobox": {"listed": 400, "found": 400}}))
+    with pytest.raises(ValueError, match="Delete it and build it again"):
+        registry.open_corpus("savee:emobox-1", str(tmp_path))
+    registry.open_corpus("savee:speaker-1", str(tmp_path))
 
 
 def test_an_archive_that_python_does_not_read_is_named(tmp_path):

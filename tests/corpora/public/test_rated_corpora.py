@@ -101,7 +101,7 @@ def test_msp_podcast(tmp_path):
     unknown = records["MSP-PODCAST_0003_000"]
     assert (unknown.speaker, unknown.gender, unknown.votes, unknown.split) == ("", "", "", "validation")
     splits = {row["id"]: (row["split"], row["emobox_fold"]) for row in index}
-    assert splits["MSP-PODCAST_0003_001"] == ("test", 1) and splits["MSP-PODCAST_0005_0001"] == ("test", 0)
+    assert splits["MSP-PODCAST_0003_001"] == ("test", 1) and splits["MSP-PODCAST_0005_0001"] == ("test", -1)
     assert splits["MSP-PODCAST_0002_0000"] == ("train", 0)
     assert splits["MSP-PODCAST_0004_0001_0001"] == ("validation", 0)
 

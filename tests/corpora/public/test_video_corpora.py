@@ -126,7 +126,8 @@ def test_enterface(clips, tmp_path):
         lists.write_text("".join(json.dumps(row) + "\n" for row in rows))
     records, index, report = miniature.build("enterface", source, tmp_path / "data", tmp_path / "EmoBox")
     folds = {row["id"]: row["emobox_fold"] for row in index}
-    assert folds["s2_an_1"] == folds["s11_an_1"] == 1 and folds["s12_an_1"] == folds["s16_an_1"] == 0
+    assert folds["s2_an_1"] == folds["s11_an_1"] == 1 and folds["s16_an_1"] == 0
+    assert folds["s12_an_1"] == -1 and report["emobox"]["unlisted"] == 12
     assert len(records) == 60 and report["skipped_items"] == []
     assert report["left_out_on_purpose"] == {"a whole session": 2}
     assert sum(report["corrections"].values()) == 12 + 2 + 2 + 1
