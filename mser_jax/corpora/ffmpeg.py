@@ -23,6 +23,7 @@ TIMEOUT_SECONDS = 120  # for one file, and a second for each MiB of it; ten minu
 MAX_MEMORY = 4 << 30  # bytes of address space
 MAX_BLOCK = 256 << 20  # bytes that a header may make it allocate at once
 MAX_ERRORS = 0.02  # share of packets that may not decode: the first of a piece that was cut out of a broadcast
+CUT_PACKETS = 2  # that may not decode, whatever their share: the first and the last of what was recorded from a stream
 _TOLERANCE = 0.01  # share of the announced length that may be missing
 
 _BLOCK = 1 << 16  # samples of all channels together that are read at once
@@ -31,6 +32,7 @@ _STREAMED_SIZE = 0x7FFF_0000
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _NO_AUDIO = re.compile(r"matches no streams|does not contain any stream")
 _CUT_OFF = re.compile(r"partial file|ended prematurely|moov atom not found|Error during demuxing")
+_FAILED_PACKET = re.compile(r"Error submitting packet to decoder|\] Decoding error")
 _STREAM = re.compile(r"Stream #0:\d+\S*: \w")  # of the input and of the output
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d\.\d+)")
 
@@ -151,7 +153,8 @@ def _check(
         raise NoAudioError("no audio track in it")
     if cut := _CUT_OFF.search("\n".join(errors)):
         raise CutOffError(f"ffmpeg: {cut[0]}")
-    if code:
+    is_rate = any("exceeds maximum" in line for line in errors)
+    if code and not (is_rate and len(_FAILED_PACKET.findall(words)) <= CUT_PACKETS):
         message = re.sub(r"\[[^]]*\] ?", "", errors[0]).strip() if errors else f"ended with code {code}"
         raise DecodingError(f"ffmpeg: {message}")
     length = _DURATION.search(words)

@@ -152,7 +152,9 @@ def test_an_ffmpeg_without_end_is_ended(tmp_path, monkeypatch):
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer) and thread.is_alive()]
+    for timer in [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]:
+        timer.join(5)
+        assert not timer.is_alive()
 
 
 def test_one_format_under_the_name_of_another(tmp_path):

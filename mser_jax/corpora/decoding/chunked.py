@@ -49,6 +49,7 @@ class _Layout:
 _RIFF = _Layout(12, 4, 4, "<I", False, 2, b"data", (b"fmt ", b"fact"))
 _RIFX = dataclasses.replace(_RIFF, size=">I")
 _AIFF = _Layout(12, 4, 4, ">I", False, 2, b"SSND", (b"FVER", b"COMM"))
+_SVX = dataclasses.replace(_AIFF, data=b"BODY", kept=(b"VHDR", b"CHAN"))
 _W64_IDS = tuple(name + _W64_TAIL for name in (b"data", b"fmt ", b"fact"))
 _W64 = _Layout(40, 16, 16, "<Q", True, 8, _W64_IDS[0], _W64_IDS[1:])
 _CAF = _Layout(8, 0, 4, ">Q", False, 1, b"data", (b"desc", b"chan", b"kuki", b"pakt"))
@@ -71,7 +72,7 @@ def mend(encoded: bytes) -> Mended:
     """Mend the sizes of a file of one of these kinds; another kind, or one without audio, comes back as it is."""
     if encoded[:4] in (b".snd", b"dns."):
         return _mend_au(encoded)
-    layout = _LAYOUTS.get(encoded[:4])
+    layout = _SVX if encoded[8:12] in (b"8SVX", b"16SV") else _LAYOUTS.get(encoded[:4])
     if layout is None or len(encoded) < layout.start:
         return Mended(encoded)
     kept, audio, as_it_should_be = [], [], True

@@ -8,7 +8,7 @@ import zlib
 from mser_jax.corpora.decoding.errors import BadAudio, Reason
 
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
-_FIRST_PAGE, _LAST_PAGE = 2, 4
+_FIRST_PAGE = 2
 
 
 def flac(encoded: bytes) -> list[bytes]:
@@ -50,7 +50,7 @@ def ogg(encoded: bytes) -> list[bytes] | None:
             starts.append(position)
         in_headers = bool(flags & _FIRST_PAGE)
         position = encoded.find(b"OggS", stop if encoded[stop : stop + 4] == b"OggS" else position + 4)
-    if not is_whole and not flags & _LAST_PAGE:
+    if not is_whole or position >= 0:
         raise BadAudio(Reason.TRUNCATED, "the file ends within a page of Ogg")
     if not is_chain:
         return None

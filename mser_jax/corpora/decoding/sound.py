@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -21,6 +23,7 @@ BLOCK = 1 << 16  # samples of all channels together that are read at once
 _WAVE_MPEG = (0x50, 0x55)
 _WAVE_LIBSNDFILE = (0, 1, 2, 3, 6, 7, 0x11, 0x14, 0x31, 0x38, 0x40, 0x64, 0xFFFE)
 _CAF_LIBSNDFILE = (b"lpcm", b"ulaw", b"alaw", b"alac")
+_FLAC_HEADER = 42  # bytes
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a length that is not announced is larger
 _MPEG_PADDING = 0.3  # seconds that encoders may add: two frames at 8 kHz
 
@@ -46,6 +49,14 @@ class _Stream(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+
+class _Bytes(io.BytesIO):
+    """A file in memory in which damaged headers may point before its start."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: len(self.getbuffer())}[whence]
+        return super().seek(min(max(0, base + offset), sys.maxsize))
 
 
 class _ForFfmpegError(Exception):
@@ -121,15 +132,17 @@ def _mpeg(encoded: bytes) -> Sound:
         raise BadAudio(Reason.TRUNCATED, f"{there} of the announced frames of MPEG audio are there")
     if stream.lost > chunked.TOLERANCE * len(encoded):
         raise BadAudio(Reason.UNREADABLE, f"{stream.lost} bytes are no frames of the MPEG audio: damaged, or joined")
-    file = _Stream(io.BytesIO(stream.encoded))
+    file = _Stream(_Bytes(stream.encoded))
     # Decoders leave out what the encoder put before and after.
     least = (1 - chunked.TOLERANCE) * stream.seconds - _MPEG_PADDING
     return Sound(file.samplerate, file.channels, _blocks(file, round(least * file.samplerate)))
 
 
 def _flac(encoded: bytes) -> Sound:
+    if len(encoded) < _FLAC_HEADER:
+        raise BadAudio(Reason.TRUNCATED, "the file ends within the header of FLAC")
     announced = links.flac_frames(encoded)
-    data = io.BytesIO(links.flac_of_unknown_length(encoded))
+    data = _Bytes(links.flac_of_unknown_length(encoded))
     file = _Stream(data)
 
     def blocks() -> Iterator[np.ndarray]:
@@ -147,8 +160,10 @@ def _flac(encoded: bytes) -> Sound:
 
 def _announced(encoded: bytes) -> Sound:
     """A file whose announced length is that of its audio, or more."""
-    file = _Stream(io.BytesIO(encoded))
+    file = _Stream(_Bytes(encoded))
     announced = file.frames if file.frames < _UNKNOWN_FRAMES else 0
+    if encoded.startswith(b"NIST_1A") and (stated := re.search(rb"sample_count -i (\d{1,12})", encoded[:4096])):
+        announced = int(stated[1])  # libsndfile goes by the size of the file
     return Sound(file.samplerate, file.channels, _blocks(file, round((1 - chunked.TOLERANCE) * announced)))
 
 
