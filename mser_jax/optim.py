@@ -52,8 +52,12 @@ def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -
 
 
 def decays(path: str) -> bool:
-    """Whether weight decay applies: to matrices, adapters too, not to biases, norms, queries or the temperature."""
-    return path.rsplit("/", 1)[-1] in ("kernel", "embedding") or path.endswith(("/lora/a", "/lora/b"))
+    """Tell whether weight decay applies: to the kernels of linear and convolutional layers, heads too, and to adapters.
+
+    Not to tables of embeddings and positions, of which a batch touches few rows, nor to biases, norms, queries, the
+    layer mix and the temperature.
+    """
+    return path.rsplit("/", 1)[-1] == "kernel" or path.endswith(("/lora/a", "/lora/b"))
 
 
 def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:

@@ -6,7 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from mser_jax import optim
+from configs import stage1, stage2
+from mser_jax import optim, state
+from mser_jax.stages.alignment import SYNTHETIC, Alignment
+from mser_jax.stages.finetuning import Finetuning
 
 
 def test_first_match_wins_and_zero_freezes():
@@ -88,3 +91,40 @@ def test_the_update_needs_no_second_copy_of_anything():
 
     compiled = jax.jit(step, donate_argnums=(1, 2)).lower(params, tx.init(params), params).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.01 * 3 * params["kernel"].nbytes
+
+
+def real_paths():
+    """Parameter paths of both stages in four presets, every family of tower and every head, LoRA too."""
+    found = set()
+    for stage, module, name in (
+        (Alignment, stage1, "whisper_base_e5"),
+        (Alignment, stage1, "wavlm_large_e5_large"),
+        (Finetuning, stage2, "whisper_base_gemma"),
+        (Finetuning, stage2, ""),
+    ):
+        config = module.get_config(name) if name else module.get_config()
+        for tower in {"speech_encoder", "text_encoder", "llm"} & {*config}:
+            config[tower].init = ""
+        if module is stage1:
+            config.loss.update({"adversary_language": 0.1, "adversary_speaker": 0.1})
+            config.lora.pattern = "^text_encoder/.*/query$"
+        else:
+            config.data.sequences.update({"short": (400, 100), "long": (400, 100)})
+        found |= {*state.define(stage(config, SYNTHETIC).build).abstract}
+    return found
+
+
+def test_every_parameter_is_one_that_decays_or_one_that_does_not():
+    """Kernels and adapters decay; tables, positions, norms, biases and all that is small do not; there is no other."""
+    kinds = {True: {"kernel", "a", "b"}, False: {
+        *("table", "positions", "bias", "scale", "queries", "layer_mix", "log_logit_scale"),
+        *("constant", "gain", "direction"),  # of WavLM: a gate, and a convolution that is a length and a direction
+    }}  # fmt: skip
+    paths = real_paths()
+    last = {path: path.rpartition("/")[2] for path in paths}
+    assert {*last.values()} == kinds[True] | kinds[False], "a parameter of a new kind: does it decay?"
+    for path in paths:
+        assert optim.decays(path) == (last[path] in kinds[True]), path
+    tables = {path for path in paths if path.endswith("/table")}
+    assert {"llm/tokens/table", "text_encoder/tokens/table"} <= tables and not any(map(optim.decays, tables))
+    assert all(optim.decays(path) for path in paths if "/heads/" in path and path.endswith("kernel"))

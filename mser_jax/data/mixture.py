@@ -8,6 +8,7 @@ processes sees the same global batches.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import math
 from collections.abc import Sequence
@@ -21,6 +22,25 @@ from mser_jax.data.text import hash31
 
 # Grain turns weights into integers by cutting them off; a smallest share of 100 keeps the rounding below 1 %.
 _SMALLEST_SHARE = 100
+
+
+class Stream(enum.IntEnum):
+    """What random numbers are drawn for; each has its own for every position of every length class.
+
+    The order of a stratum's rows is a permutation by another key (_ShuffledRows).
+    """
+
+    AUDIO = 1
+    TEXT = 2
+    STEP = 3
+    PAIRS = 4
+
+
+def generator(seed: int, stream: Stream, length_class: int, number: int) -> np.random.Generator:
+    """Make the random numbers of one global position (or batch): the same on whatever process or worker it falls."""
+    key = np.array([seed, stream], np.uint64)
+    counter = np.array([0, 0, length_class, number], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +167,7 @@ def training_plan(
         parts = [part for part in parts if len(part.rows)]
         rows = _nest(parts, 0, f"{seed}/{one}")
         if options.pair_languages:
-            rows = _PairedRows(rows, table, parts, (seed, one))
+            rows = _PairedRows(rows, table, parts, seed, one)
         mine = rows.map_with_index(_with_position)[process_index::process_count]
         datasets.append(mine.batch(per_process, batch_fn=functools.partial(_plan, one)))
         weights.append(sum(part.weight for part in parts))
@@ -292,20 +312,22 @@ class _PairedRows(grain.MapDataset):
         draws: grain.MapDataset,
         table: MixtureTable,
         parts: Sequence[Stratum],
-        key: tuple[int, int],
+        seed: int,
+        length_class: int,
     ) -> None:
         super().__init__([draws])
-        self._key = np.array(key, np.uint64)
+        self._seed, self._length_class = seed, length_class
         self._strata = [part.rows for part in parts]
         self._weights = np.array([part.weight for part in parts]) / sum(part.weight for part in parts)
         self._emotion = table["emotion_id"]
         names = {name: i for i, name in enumerate(table.vocabularies.languages)}
-        self._language = np.array([names[tag] for tag in table["primary"].tolist()], np.int32)
+        # −1: unknown, so another one than that of whatever row cannot be told.
+        self._language = np.array([names.get(tag, -1) for tag in table["primary"].tolist()], np.int32)
         # emotion -> [(language, rows)]
         self._by_emotion: dict[int, list[tuple[int, np.ndarray]]] = {}
         for emotion in {part.key[3] for part in parts} - {-1}:
             rows = np.concatenate([part.rows for part in parts if part.key[3] == emotion])
-            languages = np.unique(self._language[rows]).tolist()
+            languages = [one for one in np.unique(self._language[rows]).tolist() if one >= 0]
             self._by_emotion[emotion] = [(one, rows[self._language[rows] == one]) for one in languages]
         # Rows with a parallel_id, sorted so that the same words in the same emotion stand side by side.
         self._words = table["parallel"].astype(np.int64) * len(EMOTIONS) + self._emotion
@@ -324,14 +346,17 @@ class _PairedRows(grain.MapDataset):
         row = self._parents[0][pair]
         if not second:
             return row
-        rng = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, pair]))
+        rng = generator(self._seed, Stream.PAIRS, self._length_class, pair)
         partner = self._partner(row, rng)
         return self._anything(rng) if partner is None else partner
 
     def _partner(self, row: int, rng: np.random.Generator) -> int | None:
+        if self._language[row] < 0:
+            return None
         start, stop = np.searchsorted(self._sorted_words, [self._words[row], self._words[row] + 1])
         same_words = self._sorted[start:stop]
-        same_words = same_words[self._language[same_words] != self._language[row]]
+        languages = self._language[same_words]
+        same_words = same_words[(languages >= 0) & (languages != self._language[row])]
         if len(same_words):
             return int(rng.choice(same_words))
         others = self._by_emotion.get(int(self._emotion[row]), [])

@@ -35,9 +35,6 @@ Batch = dict[str, np.ndarray]
 # Puts the speech of row i of a plan into row i of a batch; BadAudio says what is wrong with the record.
 Fill = Callable[[mixture.Plan, int], None]
 
-# Independent random streams of one position.
-_AUDIO_STREAM, _TEXT_STREAM, _STEP_STREAM = 1, 2, 3
-
 
 class TextMaker(Protocol):
     """Makes the text part of a training batch. Travels to workers by pickle; safe in threads."""
@@ -320,14 +317,14 @@ class _TrainLoader(_Loader):
         number = int(plan.positions[0]) // self._options.batch_size
         text = self._options.text(
             [self._facts(plan.rows[i]) for i in rows],
-            [self._rng(_TEXT_STREAM, plan, int(plan.positions[i])) for i in rows],
-            self._rng(_STEP_STREAM, plan, number),
+            [self._rng(mixture.Stream.TEXT, plan, int(plan.positions[i])) for i in rows],
+            self._rng(mixture.Stream.STEP, plan, number),
         )
         return batch | text
 
     def _cut(self, samples: np.ndarray, length: int, plan: mixture.Plan, i: int) -> np.ndarray:
         return audio.augment(
-            samples, length, self._options.augmentation, self._rng(_AUDIO_STREAM, plan, int(plan.positions[i]))
+            samples, length, self._options.augmentation, self._rng(mixture.Stream.AUDIO, plan, int(plan.positions[i]))
         )
 
     def _facts(self, row: int) -> prompts.Facts:
@@ -338,11 +335,8 @@ class _TrainLoader(_Loader):
             **{name: column[row] for name, column in self._columns.items()},
         )
 
-    def _rng(self, stream: int, plan: mixture.Plan, number: int) -> np.random.Generator:
-        """The random numbers of one global position (or batch): the same on whatever process or worker it falls."""
-        key = np.array([self._seed, stream], np.uint64)
-        counter = np.array([0, 0, plan.length_class, number], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    def _rng(self, stream: mixture.Stream, plan: mixture.Plan, number: int) -> np.random.Generator:
+        return mixture.generator(self._seed, stream, plan.length_class, number)
 
 
 def _codes(values: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ TEXT_COLUMNS = (
     *("id", "language", "corpus", "speaker", "gender", "age", "emotion_native", "emotion"),
     *("transcript", "parallel_id", "domain", "split"),
 )
+# Primary subtags that name no language: none given, undetermined, several, none at all (ISO 639-2).
+UNKNOWN_LANGUAGES = {"", "und", "mul", "zxx", "mis"}
 NUMBER_COLUMNS = ("duration_s", "pitch_hz", "loudness_db", "rate")
 
 
@@ -51,7 +53,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabularies:
-    """Integer ids of a run: the position in each sorted tuple, -1 for what is not in it."""
+    """Integer ids of a run: the position in each sorted tuple, -1 for what is not in it, as what is unknown."""
 
     languages: tuple[str, ...]
     speakers: tuple[str, ...]
@@ -116,8 +118,14 @@ class MixtureTable:
 
     @functools.cached_property
     def vocabularies(self) -> Vocabularies:
-        """Languages (primary subtags), speakers and domains of this table, sorted."""
-        names = [tuple(sorted(set(self[name].tolist()))) for name in ("primary", "speaker", "domain")]
+        """Languages (primary subtags), speakers and domains of this table, sorted; what is unknown is in none.
+
+        Else all that is unknown would be one language, or one person, to whoever learns to tell them.
+        """
+        names = [
+            tuple(sorted(set(self[name].tolist()) - unknown))
+            for name, unknown in (("primary", UNKNOWN_LANGUAGES), ("speaker", {""}), ("domain", {""}))
+        ]
         return Vocabularies(*names)
 
     def filter(

@@ -11,9 +11,10 @@ from mser_jax.losses.pairs import Grid, Pairs
 
 def _relation(grid: Grid) -> Pairs:
     others = grid.both("valid") & ~grid.own()
-    maybe_alike = others & grid.same("parallel_id") & ~grid.differ("emotion")
-    positives = maybe_alike & grid.same("emotion") & grid.differ("language")
-    negatives = others & ~maybe_alike
+    same_words = others & grid.same("parallel_id") & ~grid.differ("emotion")
+    positives = same_words & grid.same("emotion") & grid.differ("language")
+    # Speech of one emotion is one place, whatever is said: speech_text pulls there what a negative would push away.
+    negatives = others & ~same_words & ~grid.same("emotion")
     return Pairs(positives, positives | negatives, wanted=positives, counted={"positives": positives})
 
 
@@ -31,9 +32,9 @@ def parallel(
 
     With s_ij = logit_scale · z_i · z_j and P_i the positives of row i (SupCon's L_out over them):
       ℓ_i = −1/|P_i| Σ_{p ∈ P_i} log( exp s_ip / Σ_{k ∈ P_i ∪ N_i} exp s_ik ).
-    N_i are the other valid rows, less those of the same `parallel_id` whose emotion is the same or unknown
-    (the same content in the same language, say by another speaker: neither pulled nor pushed). The same words
-    in another emotion stay negatives, the hardest there are.
+    N_i are the other valid rows, less those of the same known emotion, and of the same `parallel_id` where an emotion
+    is unknown: neither pulled nor pushed, whoever says what. The same words in another emotion stay negatives, the
+    hardest there are.
 
     Args:
       z: [n, d] unit-norm embeddings, any float dtype, global batch.

@@ -224,13 +224,12 @@ class SpeechData:
         if self._metadata is not None:
             kept = ("trained_on", "num_classes", "fingerprints")
             return {**{key: self._metadata[key] for key in kept if key in self._metadata}, **before}
-        vocabularies = self.table.vocabularies
         return {
             **before,
             "fingerprints": self._fingerprints,
             "trained_on": {
                 "corpora": sorted({*self.table["corpus"].tolist(), *self._trained_before["corpora"]}),
-                "languages": sorted({*vocabularies.languages, *self._trained_before["languages"]}),
+                "languages": sorted({*self.table["primary"].tolist(), *self._trained_before["languages"]}),
             },
             "num_classes": self.num_classes,
         }

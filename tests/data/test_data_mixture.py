@@ -206,6 +206,17 @@ def test_pairs_fall_back_to_the_emotion_then_to_anything():
     assert len(set(emotion[second[mine]])) == 3
 
 
+def test_an_unknown_language_is_nobodys_partner():
+    """Of "und" it cannot be told that it is another language; its rows are drawn all the same."""
+    corpus = make_corpus("a", cells(["und", "en", "de"], ["sad"], 20), parallel=True)
+    table = sources.join([(corpus, 1.0)])
+    first, second = paired(table)
+    languages = table["primary"][first], table["primary"][second]
+    told = languages[0] != "und"
+    assert told.any() and not told.all()
+    assert (languages[1][told] != "und").all() and (languages[0] != languages[1])[told].all()
+
+
 def test_pair_partners_share_the_length_class(two_corpora):
     for plan in plans(two_corpora, options(pair_languages=True), 60):
         classes = mixture.length_class_of(two_corpora["duration_s"][plan.rows], CLASSES)

@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import os
 import pathlib
 import sys
@@ -192,6 +193,26 @@ def test_other_rates_and_channels_come_out_at_16_khz():
     with pipeline.eval_batches(sources.join([(corpus, 1.0)]), batch_size=3, length_classes=CLASSES) as batches:
         (batch,) = batches
     assert batch["valid"].all() and np.abs(batch["num_samples"] - 4800).max() <= 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_no_two_draws_share_their_random_numbers(two_corpora, monkeypatch, seed):
+    """Every (key, counter) of some steps: shuffling, pairs, audio, captions and the step itself, in all classes."""
+    made, philox = [], np.random.Philox
+
+    def spy(*args, key=None, counter=0, **kwargs):
+        if key is not None:
+            made.append((tuple(np.asarray(key).tolist()), tuple(np.broadcast_to(counter, 4).tolist())))
+            kwargs |= {"key": key, "counter": counter}
+        return philox(*args, **kwargs)
+
+    monkeypatch.setattr(np.random, "Philox", spy)
+    chosen = options(pairs=True, augmentation=audio.Augmentation(speed=0.1, noise_probability=1.0))
+    steps = 12
+    found = take(two_corpora, dataclasses.replace(chosen, read=pipeline.ReadOptions(num_threads=0)), steps, seed=seed)
+    assert len({batch["waveform"].shape[1] for batch in found}) > 1, "several length classes"
+    expected = steps * (8 + 8 + 1 + 4)  # audio, captions, the step, a partner for every second row
+    assert expected <= len(made) and len(set(made)) == len(made)
 
 
 def test_tokens_are_cut_to_max(two_corpora):

@@ -2,12 +2,14 @@ import dataclasses
 import math
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from fake_corpora import cells, make_corpus
 
 from mser_jax.corpora.emotions import EMOTIONS
 from mser_jax.data import sources
+from mser_jax.losses.classification import cross_entropy
 
 
 def test_join_keeps_order_and_values(two_corpora):
@@ -53,6 +55,25 @@ def test_labels_and_vocabularies(two_corpora):
     unknown = table.labels(smaller)
     assert set(unknown["language"][table["primary"] == "en"]) == {0}
     assert set(unknown["language"][table["primary"] != "en"]) == {-1} == set(unknown["domain"])
+
+
+def test_what_is_unknown_is_in_no_vocabulary():
+    """No speaker, language or domain: −1, not one person, one language and one domain that a head learns to tell."""
+    known = make_corpus("a", cells(["en", "de-AT"], ["sad"], 4))
+    nobody = make_corpus("b", cells(["und", "", "en"], ["sad"], 4), speaker="", domain="")
+    table = sources.join([(known, 1.0), (nobody, 1.0)])
+    names, labels = table.vocabularies, table.labels()
+    assert names.languages == ("de", "en") and names.domains == ("real",)
+    assert names.speakers == ("a:0", "a:1", "a:2")
+    unknown = np.isin(table["primary"], ["und", ""])
+    np.testing.assert_array_equal(labels["language"] < 0, unknown)
+    for name in ("speaker", "domain"):
+        np.testing.assert_array_equal(labels[name] < 0, table["corpus"] == "b")
+    logits = np.random.default_rng(0).normal(size=(len(table), 3)).astype(np.float32)
+    valid = np.ones(len(table), bool)
+    _, counted, _ = cross_entropy(logits, labels["speaker"], valid)
+    assert counted == (table["corpus"] == "a").sum(), "nobody trains the adversary"
+    assert not np.asarray(jax.grad(lambda x: cross_entropy(x, labels["speaker"], valid)[0])(logits))[8:].any()
 
 
 def test_filters(two_corpora):

@@ -106,11 +106,13 @@ def parallel_reference(b, scale):
             if j == i:
                 continue
             words = b["parallel_id"][i] == b["parallel_id"][j] >= 0
-            feeling_differs = b["emotion"][i] != b["emotion"][j] and min(b["emotion"][i], b["emotion"][j]) >= 0
-            if not words or feeling_differs:
+            known = min(b["emotion"][i], b["emotion"][j]) >= 0
+            same_feeling = known and b["emotion"][i] == b["emotion"][j]
+            if not same_feeling and (not words or known):
                 negatives.append(j)
             elif (
-                b["emotion"][i] == b["emotion"][j] >= 0
+                words
+                and same_feeling
                 and b["language"][i] != b["language"][j]
                 and min(b["language"][i], b["language"][j]) >= 0
             ):
@@ -182,6 +184,35 @@ def test_supcon_value_and_gradient(rng, cross, padding):
         assert count == weight, name
         close(value, expected, atol=1e-4)
         close(grad, slope)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "gathered", "ring"])
+def test_parallel_does_not_push_apart_what_is_felt_alike(rng, implementation):
+    """A row's gradient has no part along a row of its own emotion but those of the same words: they may be anywhere.
+
+    Its loss is that of the float64 line, and does not change when such a row moves.
+    """
+    b = make_batch(rng, padding=False)
+    b["emotion"] = np.array([0, 0, 0, 0, 1, 1, 2, 2, 0, 1, 0, 2, 1, 0, 2, 1], np.int32)
+    b["parallel_id"] = np.array([5, 5, *range(10, 24)], np.int32)
+    b["language"] = np.arange(N, dtype=np.int32) % 3
+    labels = facts(b, ("parallel_id", "emotion", "language", "valid"))
+
+    def loss(z):
+        return parallel(z, **labels, logit_scale=SCALE, implementation=implementation)[0]
+
+    with jax.set_mesh(make_mesh(data=2, fsdp=4)):
+        place = lambda x: jax.device_put(x.astype(np.float32), batch_sharding(jax.sharding.get_mesh()))  # noqa: E731
+        value, slope = jax.jit(jax.value_and_grad(loss))(place(b["speech"]))
+    logits = SCALE * b["speech"] @ b["speech"].T
+    others = np.flatnonzero(b["emotion"] != 0)
+    expected = sum(
+        np.log(np.exp(logits[i, j]) + np.exp(logits[i, others]).sum()) - logits[i, j] for i, j in ((0, 1), (1, 0))
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    alike = [row for row in range(2, N) if b["emotion"][row] == 0]
+    np.testing.assert_array_equal(np.asarray(slope)[alike], 0)
+    assert (np.abs(np.asarray(slope)[[0, 1, *others]]).max(-1) > 1e-4).all()
 
 
 @pytest.mark.parametrize("padding", [False, True])
