@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
+from absl import logging
 from etils import epath
 
 from mser_jax import storage
@@ -115,6 +116,8 @@ class PublicCorpus(CorpusBuilder):
             raise FileNotFoundError(self.how_to_get())
         scratch.sweep(shard_cache.local_folder(self.data_path).parent)
         super().prepare()
+        if not self._source and (partial := self._report().get("partial")):
+            logging.warning("%s is a part of the corpus: %s", self.data_path, partial)
 
     def outdated(self) -> bool:
         """Whether a part of the corpus is prepared, from another source than the one that is given now.
@@ -128,30 +131,28 @@ class PublicCorpus(CorpusBuilder):
             raise ValueError(f"{self.data_path} was prepared without EmoBox's folds. {again}")
         if not self._source:
             return False
-        report = json.loads(self.report_path.read_text(encoding="utf-8"))
+        report = self._report()
         partial, built_from = report.get("partial"), report.get("source")
         if not built_from:  # of a time when it was not kept
             return report["built"] < completeness.WHOLE * self.whole().utterances
-        if not self._is_same_source(built_from):
+        if not source_lib.is_same(self._source, built_from, lambda: self._fingerprint):
             if partial:
                 return True
             raise ValueError(
                 f"{self.data_path} was built from {source_lib.describe(built_from)} and not from"
                 f" {source_lib.describe(self._fingerprint)}. {again}"
             )
+        lists = self._emobox and storage.absolute(self._emobox).exists() and self._fingerprint["emobox"]
+        if lists and lists != built_from.get("emobox"):
+            raise ValueError(f"{self.data_path} was not built with the lists of EmoBox in {self._emobox}. {again}")
         if partial and not self.allow_partial:
             raise completeness.PartialCorpusError(
                 completeness.explain(self.name, self._source, partial, self._unread, self.FACTS)
             )
         return False
 
-    def _is_same_source(self, built_from: Mapping[str, Any]) -> bool:
-        """Whether the source that is given is the one that was built; by its path where it is no longer there."""
-        path = storage.absolute(self._source)
-        if not path.exists():
-            return source_lib.readable(path) == built_from["path"]
-        keys = ("files", "bytes", "names", *(("emobox",) if self._emobox else ()))
-        return all(built_from.get(key) == self._fingerprint[key] for key in keys)
+    def _report(self) -> dict[str, Any]:
+        return json.loads(self.report_path.read_text(encoding="utf-8"))
 
     @functools.cached_property
     def _fingerprint(self) -> dict[str, Any]:
@@ -224,7 +225,7 @@ class PublicCorpus(CorpusBuilder):
 
     def _refuse_old_lists(self) -> None:
         """ValueError: built when utterances that EmoBox's lists lack were no different from those that they train."""
-        report = json.loads(self.report_path.read_text(encoding="utf-8"))
+        report = self._report()
         lists = report.get("emobox")
         if lists and "unlisted" not in lists and report["built"] > lists["found"]:
             why = "does not tell which utterances EmoBox's lists lack, as they are built now"

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from etils import epath
 from mser_jax import storage
 from mser_jax.corpora import archives, scratch
 
-# What Mac's and Windows' file managers and git leave in folders and archives.
-_LITTER = {"__MACOSX", ".DS_Store", "Thumbs.db", ".git"}
+# What Mac's and Windows' file managers, git and file systems leave in folders and archives.
+_LITTER = {"__MACOSX", ".DS_Store", "Thumbs.db", ".git", "lost+found"}
 # What a corpus that was built holds (by that it is told from a source), should one be built into its own source.
 _BUILT = {"index.parquet", "dataset_info.json"}
 _PRINT_BYTES = 1 << 20  # of the beginning and the end of an archive; a zip's checksums are at the end
@@ -127,9 +127,21 @@ def _sizes(folder: epath.Path) -> dict[str, int]:
     return sizes
 
 
+def is_same(source: epath.PathLike, built_from: Mapping[str, Any], found: Callable[[], Mapping[str, Any]]) -> bool:
+    """Whether a source is the one of the fingerprint `built_from`; by its path where it is no longer there.
+
+    found: its own fingerprint, asked for where it is there.
+    """
+    path = storage.absolute(source)
+    if not path.exists():
+        return readable(path) == built_from["path"]
+    return all(built_from.get(key) == found()[key] for key in ("files", "bytes", "names"))
+
+
 def describe(found: Mapping[str, Any]) -> str:
     """A fingerprint for reading."""
-    return f"{found['path']} ({found['files']} files, {found['bytes'] / 2**20:.1f} MiB)"
+    plural = "" if found["files"] == 1 else "s"
+    return f"{found['path']} ({found['files']} file{plural}, {found['bytes'] / 2**20:.1f} MiB)"
 
 
 def readable(path: epath.PathLike) -> str:

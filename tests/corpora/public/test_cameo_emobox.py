@@ -130,6 +130,10 @@ def test_folds_of_a_corpus_by_file(tmp_path):
         assert len(table.filter(split=part, emotions=None)) == count
     again = registry.corpus_builder("emodb", str(tmp_path / "data"), str(tmp_path / "source"), str(clone), True)
     again.prepare()
+    other = emodb_lists(tmp_path / "other" / "EmoBox")
+    (other / "data" / "emodb" / "fold_1" / "emodb_test_fold_1.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"was not built with the lists of EmoBox in .*other"):
+        registry.corpus_builder("emodb", str(tmp_path / "data"), str(tmp_path / "source"), str(other), True).prepare()
     miniature.build("emodb", tmp_path / "source", tmp_path / "without")
     with pytest.raises(ValueError, match="prepared without EmoBox's folds"):
         registry.corpus_builder("emodb", str(tmp_path / "without"), "", str(clone)).prepare()

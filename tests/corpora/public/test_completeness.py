@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
     return miniature.write(tmp_path_factory.mktemp("whole"), SAVEE, seconds=0.12)
 
 
-def test_half_a_corpus_and_then_all_of_it(whole, tmp_path):
+def test_half_a_corpus_and_then_all_of_it(whole, tmp_path, caplog):
     half, data = tmp_path / "half", tmp_path / "data"
     for speaker in ("DC", "JK"):
         shutil.copytree(whole / speaker, half / speaker)
@@ -61,6 +61,7 @@ def test_half_a_corpus_and_then_all_of_it(whole, tmp_path):
     with pytest.raises(completeness.PartialCorpusError, match="240 of 480"):
         prepare(half, data)
     registry.open_corpus("savee", str(data))
+    assert "is a part of the corpus: 240 of 480" in caplog.text
 
     (tmp_path / "moved").mkdir()
     moved = half.rename(tmp_path / "moved" / "half")  # the same recordings
