@@ -12,7 +12,7 @@ import errno
 import os
 import pathlib
 import re
-import time
+import threading
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +26,8 @@ from etils import epath
 T = TypeVar("T")
 # Seconds before the second, third, … attempt to read: a server that restarts, or a network that comes back.
 PAUSES = (1.0, 4.0, 15.0)
+# Set where one thread gave up, until a read succeeds: the others wait no longer.
+_GIVEN_UP = threading.Event()
 # Their errors are of no common kind.
 _LIBRARIES = frozenset({"aiohttp", "fsspec", "gcsfs", "google", "requests", "s3fs", "tensorstore", "urllib3"})
 # Seconds without a byte until a request is given up and sent again; a long transfer that moves may take its time.
@@ -70,19 +72,26 @@ def retried(read: Callable[[], T], what: str) -> T:
     """
     for attempt, pause in enumerate((*PAUSES, None), 1):
         try:
-            return read()
+            value = read()
+            if _GIVEN_UP.is_set():
+                _GIVEN_UP.clear()
+            return value
         except Exception as error:
             if not is_trouble(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             told = explain(error) or f"{type(error).__name__}: {str(error)[:300]}"
             if isinstance(error, (PermissionError, FileNotFoundError)):
                 raise StorageError(f"{what} cannot be read: {told}") from error
-            if pause is None:
+            if "Corrupted Riegeli" in told:
                 raise StorageError(
-                    f"{what} cannot be read, {attempt} attempts in {sum(PAUSES):.0f} s: {told}"
+                    f"{what} cannot be read, its file is damaged: {told}. Delete the folder that it lies in (of a "
+                    "corpus, of kept features, or of copies from gs://): it is made again"
                 ) from error
+            if pause is None or _GIVEN_UP.is_set():
+                _GIVEN_UP.set()
+                raise StorageError(f"{what} cannot be read, {attempt} attempts: {told}") from error
             logging.warning("%s: attempt %d failed, the next in %g s: %s", what, attempt, pause, told)
-        time.sleep(pause)
+        _GIVEN_UP.wait(pause)
     raise AssertionError("unreachable")
 
 

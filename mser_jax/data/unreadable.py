@@ -43,7 +43,7 @@ def check(found: Mapping[int, str], ids: Sequence[str], share: float, what: str)
     if len(found) <= max(1, share * len(ids)):
         return
     raise TooManyUnreadableError(
-        f"{describe(found, ids, what)}. At most {share:.2%} may be (data.max_unreadable={share:g}). Listen to them, "
+        f"{describe(found, ids, what)}; at most {share:.2%} may be (data.max_unreadable={share:g}). Listen to them, "
         "then build the corpus again without them or from sound copies; or raise data.max_unreadable"
     )
 
