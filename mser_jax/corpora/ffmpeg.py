@@ -110,13 +110,18 @@ def decoded(encoded: bytes, demuxer: str) -> Iterator[tuple[int, int, Iterator[n
 
 
 def _announced_bytes(encoded: bytes) -> int:
-    """How long an AVI, ASF or SoX file says that it is; 0 where it, or another, does not."""
+    """How long an AVI, ASF, SoX or VOC file says that it is; 0 where it, or another, does not."""
     if encoded[:4] == b"RIFF":
         announced = int.from_bytes(encoded[4:8], "little")
         return announced if announced < _STREAMED_SIZE else 0
     if encoded[:4] in (b".SoX", b"XoS."):
         order = "little" if encoded[:1] == b"." else "big"
         return int.from_bytes(encoded[4:8], order) + 4 * int.from_bytes(encoded[8:16], order)
+    if encoded.startswith(b"Creative Voice File"):
+        end = int.from_bytes(encoded[20:22], "little")
+        while end + 4 <= len(encoded) and encoded[end]:
+            end += 4 + int.from_bytes(encoded[end + 1 : end + 4], "little")
+        return end
     found = encoded.find(_ASF_PROPERTIES, 0, 1 << 16)
     is_broadcast = found >= 0 and encoded[found + 88 : found + 89] != b"\0" and encoded[found + 88] & 1
     return 0 if found < 0 or is_broadcast else int.from_bytes(encoded[found + 40 : found + 48], "little")

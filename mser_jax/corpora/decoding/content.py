@@ -36,7 +36,7 @@ _SIGNATURES: tuple[tuple[bytes, Decoder, str], ...] = (
     (rb"2BIT", Decoder.LIBSNDFILE, "avr"),
     (rb"RIFF....AVI ", Decoder.FFMPEG, "avi"),
     (rb"RIFF....XWMA", Decoder.FFMPEG, "xwma"),
-    (rb"....(?:ftyp|moov|mdat|wide|free|skip|pnot)", Decoder.FFMPEG, "mov"),
+    (rb"[\x00-\x07]...(?:ftyp|moov|wide|free|skip|pnot)|....mdat", Decoder.FFMPEG, "mov"),
     (rb"\x1a\x45\xdf\xa3", Decoder.FFMPEG, "matroska"),
     (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Decoder.FFMPEG, "asf"),
     (rb"FLV\x01", Decoder.FFMPEG, "flv"),
