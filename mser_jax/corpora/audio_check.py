@@ -149,6 +149,8 @@ def excerpt(path: os.PathLike | str, start: float, stop: float) -> tuple[np.ndar
     try:
         with epath.Path(path).open("rb") as stream, soundfile.SoundFile(stream) as file:
             first, last = round(start * file.samplerate), round(stop * file.samplerate)
+            if not 0 <= first < last:
+                raise BadAudio(Reason.EMPTY, f"nothing lies between {start:g} and {stop:g} s")
             if last > file.frames:
                 raise BadAudio(Reason.TRUNCATED, f"it ends at {file.frames / file.samplerate:.2f} s, before {stop:g} s")
             file.seek(first)
