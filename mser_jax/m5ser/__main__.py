@@ -69,11 +69,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def advice(error: Exception) -> str:
-    """One line for what an engine refuses (Beam hands on its workers' errors as text) and for a full disk; else ""."""
-    if isinstance(error, UnsupportedSpeechError | EngineUnavailableError):
+    """One line for what an engine, a filter or storage refuses, and for a full disk; else "". Beam gives errors as text."""
+    if isinstance(error, UnsupportedSpeechError | EngineUnavailableError | FloatingPointError | storage.StorageError):
         return str(error)
     for line in reversed(str(error).splitlines()):
-        if match := re.search(r"\b(UnsupportedSpeechError|EngineUnavailableError): (.+)", line):
+        if match := re.search(r"\b(UnsupportedSpeech|EngineUnavailable|NotFinite|Storage)Error: (.+)", line):
             return match[2]
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
     return f"{error}. Free some room: the same command then goes on with the chunks that are missing" if full else ""

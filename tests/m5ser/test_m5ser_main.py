@@ -61,5 +61,7 @@ def test_what_an_engine_refuses_in_a_worker_is_one_line():
     told = "Error processing\nTraceback …\nmser_jax.m5ser.engine.UnsupportedSpeechError: no voice 'x'; there is y\n\n"
     assert program.advice(RuntimeError(told)) == "no voice 'x'; there is y"
     assert program.advice(engines.EngineUnavailableError("no server")) == "no server"
+    assert program.advice(RuntimeError("mser_jax.evaluation.finite.NotFiniteError: 1 of 8 …")) == "1 of 8 …"
+    assert program.advice(FloatingPointError("1 of 8 waveforms")) == "1 of 8 waveforms"
     assert "goes on with the chunks" in program.advice(RuntimeError("OSError: No space left on device"))
     assert program.advice(RuntimeError("a bug")) == ""

@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -215,6 +217,35 @@ def test_batches_have_one_shape_a_class_and_answers_keep_their_order(tmp_path):
     assert [recording.file for recording in found] == files
     np.testing.assert_allclose([recording.answer[0] for recording in found], wanted, atol=1e-3)
     assert set(shapes) == {(16, 8_000), (16, 16_000)}
+
+
+@pytest.mark.parametrize("broken", ["recording", "checkpoint"])
+def test_nan_is_no_answer(tmp_path, monkeypatch, capsys, broken):
+    """A file whose probabilities are NaN has none; where the parameters are NaN, nothing can be asked."""
+
+    def scorer(params, batch):
+        loud = np.abs(np.asarray(batch["waveform"], np.float64)).max(-1, keepdims=True) > 20_000
+        return np.where(loud | (broken == "checkpoint"), np.nan, [[0.75, 0.25]])
+
+    config = config_lib.from_dict({"data": {"length_classes": (0.5,)}, "stage": "alignment"})
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    params = {"kernel": jnp.array([1.0, np.nan if broken == "checkpoint" else 2.0])}
+    stage = types.SimpleNamespace(scorer=lambda labels, languages, mesh: scorer)
+    fake = evaluate.Checkpoint(config, stage, params, mesh, 7, tmp_path / "run")
+    monkeypatch.setattr(evaluate, "open_checkpoint", lambda *_: fake)
+    files = [str(tmp_path / name) for name in ("a.wav", "b.wav", "c.wav")]
+    for file, level in zip(files, (0.3, 0.9, 0.3), strict=True):
+        soundfile.write(file, level * (-1.0) ** np.arange(8_000), 16_000, subtype="PCM_16")
+    code = predict.main(["--checkpoint=run", "--labels=x,y", *files])
+    out, err = capsys.readouterr()
+    if broken == "checkpoint":
+        assert code == 2 and not out
+        assert re.search(r"^error: .*run, step 7: 1 of 1 parameters .* NaN or infinity, such as kernel", err, re.M)
+        with pytest.raises(FloatingPointError, match=r"1 of 1 waveforms' probabilities are not finite.*parameters"):
+            predict.waveform_scorer("run", -1, ("x", "y"))([np.arange(8000, dtype=np.int16)])
+    else:
+        assert code == 1 and [json.loads(line)["file"] for line in out.splitlines()] == [files[0], files[2]]
+        assert f"error: {files[1]}: its probabilities are not finite (NaN)\n" in err
 
 
 def test_a_video_where_there_is_no_ffmpeg_is_named_and_the_others_answered(tmp_path, monkeypatch):
