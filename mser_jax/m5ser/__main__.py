@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def advice(error: Exception) -> str:
-    """One line for what an engine, a filter or storage refuses, and for a full disk; else "". Beam gives errors as text."""
+    """One line for what an engine, filter or storage refuses (Beam tells it as text), and for a full disk; else ""."""
     if isinstance(error, UnsupportedSpeechError | EngineUnavailableError | FloatingPointError | storage.StorageError):
         return str(error)
     for line in reversed(str(error).splitlines()):
