@@ -1,5 +1,6 @@
 """Files that would hang, fill memory or open others; and what a machine without ffmpeg makes of the rest."""
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -140,6 +142,42 @@ def test_what_a_header_claims_takes_no_memory():
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])},
     )  # fmt: skip
     assert done.stdout.split() == ["3.0", "truncated", "silent", "too_short", "unreadable", "unreadable"], done
+
+
+@pytest.mark.parametrize("name", ["mp3", "sync words", "chunks", "chunks of audio", "tags", "pages", "text"])
+def test_no_file_of_30_mb_takes_long(name):
+    """Loops over frames, chunks, tags and pages that go on for as long as the file does."""
+    size, mp3 = 30 << 20, files.written("MP3", "MPEG_LAYER_III")
+    encoded = {
+        "mp3": lambda: mp3 + b"\xff" * size, "sync words": lambda: b"\xff\xfb\x90\x44" * (size // 4),
+        "chunks": lambda: files.riff(files.fmt(), b"abcd\0\0\0\0" * (size // 40)),
+        "chunks of audio": lambda: files.riff(files.fmt(), b"data\0\0\0\0" * (size // 8)),
+        "tags": lambda: b"ID3\3\0\0\0\0\0\0" * (size // 10), "text": lambda: b"a" * size,
+        "pages": lambda: files.written("OGG", "VORBIS") + b"OggS" * (size // 4),
+    }[name]()  # fmt: skip
+    begin = time.process_time()
+    with contextlib.suppress(audio_check.BadAudio):
+        audio_check.load(encoded)
+    assert time.process_time() - begin < 8
+
+
+def test_an_excerpt_is_there_or_the_reason_is(tmp_path):
+    sound = files.pcm16()
+    (tmp_path / "a.flac").write_bytes(flac := files.written("FLAC", "PCM_16", sound))
+    samples, rate = audio_check.excerpt(tmp_path / "a.flac", 1.0, 1.5)
+    assert rate == files.RATE
+    np.testing.assert_array_equal(samples[:, 0], sound[16_000:24_000])
+    (tmp_path / "damaged.flac").write_bytes(flac[: len(flac) // 3])
+    (tmp_path / "text.flac").write_text("404")
+    os.mkfifo(tmp_path / "pipe.flac")
+    for name, start, stop, reason in (
+        ("a.flac", 2.5, 3.5, Reason.TRUNCATED), ("a.flac", 2.0, 1.0, Reason.EMPTY), ("a.flac", -1, 1.0, Reason.EMPTY),
+        ("damaged.flac", 2.0, 2.5, Reason.UNREADABLE), ("text.flac", 0, 1, Reason.UNREADABLE),
+        ("pipe.flac", 0, 1, Reason.UNREADABLE), ("none.flac", 0, 1, Reason.MISSING), ("", 0, 1, Reason.UNREADABLE),
+    ):  # fmt: skip
+        with pytest.raises(audio_check.BadAudio) as caught:
+            audio_check.excerpt(tmp_path / name, start, stop)
+        assert caught.value.reason == reason, name
 
 
 def test_an_ffmpeg_without_end_is_ended(tmp_path, monkeypatch):

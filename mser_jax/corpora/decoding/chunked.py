@@ -15,6 +15,7 @@ from mser_jax.corpora.decoding import tags
 from mser_jax.corpora.decoding.errors import BadAudio, Reason
 
 TOLERANCE = 0.01  # share of the audio that may be missing or follow after its announced end (padding, sloppy headers)
+MAX_CHUNKS = 10_000
 # Larger sizes mean that the length was not known: signed or unsigned 32 bits, less what headers take.
 _STREAMED_SIZE = 0x7FFF_0000
 # No recording of this size is cut off so early; sizes such as 2,000,000,000 stand for "unknown", too.
@@ -129,7 +130,9 @@ def _chunk(layout: _Layout, name: bytes, content: bytes) -> bytes:
 def _chunks(encoded: bytes, layout: _Layout) -> Iterator[tuple[bytes, int, int]]:
     """(id, start of the content, announced size) of each chunk, up to the first that is none."""
     position, long_size = layout.start, 0
-    while position + layout.header <= len(encoded):
+    for _ in range(MAX_CHUNKS):
+        if position + layout.header > len(encoded):
+            return
         name = encoded[position : position + layout.id_bytes]
         (size,) = struct.unpack_from(layout.size, encoded, position + layout.id_bytes)
         start = position + layout.header

@@ -15,7 +15,7 @@ _BITRATES = {  # kbit/s by (MPEG 1 or not, layer)
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # by version
-_SEARCHED = 1 << 20  # bytes of garbage that may come before the first frame
+_SEARCHED = 1 << 20  # bytes of garbage that may come before a frame
 _LONGEST = 2_881  # bytes of a frame
 _CHAIN = 3  # frames in succession that are no accident
 
@@ -57,7 +57,7 @@ def first_frame(encoded: bytes) -> int:
 def frames(encoded: bytes) -> Stream:
     """Collect the frames of a file in which `first_frame` finds one."""
     headers: dict[int, _Frame | None] = {}
-    position = _find(encoded, 0, headers, None, len(encoded))
+    position = first_frame(encoded)
     first = _header(encoded, position, headers)
     parts, counted, lost, samples = [], 0, 0, 0
     while position >= 0:
@@ -70,7 +70,7 @@ def frames(encoded: bytes) -> Stream:
             counted += 1
         parts.append(encoded[start:position])
         position = min(tags.end_of_tags(encoded, position), len(encoded))
-        found = _find(encoded, position, headers, first.kind, len(encoded))
+        found = _find(encoded, position, headers, first.kind, min(len(encoded), position + _SEARCHED))
         rest = encoded[position : found if found >= 0 else len(encoded)]
         is_last_frame = found < 0 and len(rest) < _LONGEST
         lost += 0 if is_last_frame or tags.is_no_audio(rest) else len(rest)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+MAX_TAGS = 100
+
 
 def end_of_tags(encoded: bytes, position: int = 0) -> int:
     """Find where the ID3 tags end that start at `position`; there where none does."""
-    while True:
+    for _ in range(MAX_TAGS):
         if encoded[position : position + 3] == b"TAG":
             position += 128
         elif encoded[position : position + 3] == b"ID3" and len(encoded) >= position + 10:
@@ -14,7 +16,8 @@ def end_of_tags(encoded: bytes, position: int = 0) -> int:
                 size = size << 7 | byte & 0x7F
             position += 10 + size + (10 if encoded[position + 5] & 0x10 else 0)
         else:
-            return position
+            break
+    return position
 
 
 def without_first(encoded: bytes) -> bytes:
