@@ -68,7 +68,7 @@ class Budget:
         self._taken = 0
 
     def take(self, sizes: Iterable[int], name: str) -> None:
-        """Reserves room for files of `sizes` bytes.
+        """Reserve room for files of `sizes` bytes.
 
         Raises:
           NoRoomError: there is not that much; names the archive `name`.
@@ -81,7 +81,7 @@ class Budget:
             )
 
     def give_back(self, size: int) -> None:
-        """Frees what a file of `size` bytes took, as it was removed."""
+        """Free what a file of `size` bytes took, as it was removed."""
         self._taken -= size
 
 
@@ -90,7 +90,7 @@ def _in_words(size: int) -> str:
 
 
 def unpack(path: str, folder: Path, budget: Budget, name: str) -> None:
-    """Unpacks the archive `path` (local) into `folder`, by its content and not by its ending. `name`: for messages.
+    """Unpack the archive `path` (local) into `folder`, by its content and not by its ending. `name`: for messages.
 
     Links among the members become the files they stand for.
 

@@ -46,7 +46,7 @@ def build_lock(folder: epath.Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: epath.Path) -> None:
-    """Removes what `temporary_folder` named; only its lock's holder may."""
+    """Remove what `temporary_folder` named; only its lock's holder may."""
     for leftover in Path(folder).parent.glob(f"incomplete.*_{folder.name}"):
         epath.Path(leftover).rmtree()
 

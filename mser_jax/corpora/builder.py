@@ -88,11 +88,11 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         return 0
 
     def outdated(self) -> bool:
-        """Whether what is prepared is to be built again."""
+        """Tell whether what is prepared is to be built again."""
         return False
 
     def accept(self, report: BuildReport) -> None:
-        """Refuses a build, when the last item was written, that is not the corpus; nothing of it is kept.
+        """Refuse a build, when the last item was written, that is not the corpus; nothing of it is kept.
 
         Raises:
           TooManySkippedError: more than MAX_SKIPPED of the items are unusable.

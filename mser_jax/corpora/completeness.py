@@ -33,7 +33,7 @@ class Found:
     absent: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, *utterances: RawUtterance) -> None:
-        """Counts utterances."""
+        """Count utterances."""
         for raw in utterances:
             self.utterances += 1
             self.speakers[raw.speaker] += 1
@@ -52,7 +52,7 @@ class Whole:
     labels: Sequence[str] = ()
 
     def lacking(self, found: Found) -> str:
-        """How `found` falls short of it, in words; "" where it does not.
+        """Tell how `found` falls short of it, in words; "" where it does not.
 
         It does below WHOLE of the utterances, without a single one of a speaker, or with a part that is known to be
         missing.
@@ -76,7 +76,7 @@ class Whole:
 
 
 def explain(name: str, source: str, partial: str, unread: Sequence[str], facts: Facts) -> str:
-    """The message for a source that holds a part of the corpus: `partial` of Whole.lacking.
+    """Write the message for a source that holds a part of the corpus: `partial` of Whole.lacking.
 
     unread: archives in it that Python does not read.
     """

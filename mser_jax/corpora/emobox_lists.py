@@ -49,7 +49,7 @@ def folder_of(name: str) -> str:
 
 
 def folder(emobox: epath.PathLike, name: str) -> epath.Path:
-    """Where a clone of EmoBox has its lists of the corpus `name`, ours or theirs.
+    """Return where a clone of EmoBox has its lists of the corpus `name`, ours or theirs.
 
     Raises:
       FileNotFoundError: not a clone, or it has no lists of this corpus (those that it has are named).

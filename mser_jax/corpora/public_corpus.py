@@ -120,7 +120,7 @@ class PublicCorpus(CorpusBuilder):
             logging.warning("%s is a part of the corpus: %s", self.data_path, partial)
 
     def outdated(self) -> bool:
-        """Whether a part of the corpus is prepared, from another source than the one that is given now.
+        """Tell whether a part of the corpus is prepared, from another source than the one that is given now.
 
         Raises:
           PartialCorpusError: a part is prepared from this source, and it was not said that a part will do.
@@ -163,7 +163,7 @@ class PublicCorpus(CorpusBuilder):
         return found
 
     def whole(self) -> completeness.Whole:
-        """What the whole corpus has, as far as it is published."""
+        """Return what the whole corpus has, as far as it is published."""
         facts = self.FACTS
         return completeness.Whole(
             utterances=facts.utterances if self.WHOLE is None else self.WHOLE,
@@ -318,12 +318,12 @@ class PublicCorpus(CorpusBuilder):
         return {}
 
     def is_label(self, label: str) -> bool:
-        """Whether the corpus has such a label, or the table of emotions knows the word."""
+        """Tell whether the corpus has such a label, or the table of emotions knows the word."""
         known = {name.casefold() for name in (*self.FACTS.emotions, *self.UNEXPLAINED)}
         return label.strip().casefold() in known or any(emotions.canonical(label))
 
     def label(self, row: tables.Row, column: str) -> str:
-        """The label in a cell of the corpus's table. TableError: none of its labels."""
+        """Return the label in a cell of the corpus's table. TableError: none of its labels."""
         label = row[column].strip()
         if self.is_label(label):
             return label
@@ -331,7 +331,7 @@ class PublicCorpus(CorpusBuilder):
         raise tables.TableError(f"{row.where}, column {column!r}: unknown label {label!r}, expected one of {expected}")
 
     def keyed(self, rows: Iterable[tables.Row], key: Callable[[tables.Row], str]) -> dict[str, tables.Row]:
-        """Rows by `key`. One without it, and those of one key that differ, are put into `damaged`."""
+        """Map rows by `key`. One without it, and those of one key that differ, are put into `damaged`."""
         found: dict[str, tables.Row] = {}
         twice: set[str] = set()
         for row in rows:

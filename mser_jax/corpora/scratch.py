@@ -18,7 +18,7 @@ NAMES = re.compile(r"(unpacked|building|incomplete)\.[0-9a-z_]{8}")
 
 @contextlib.contextmanager
 def folder(parent: Path, prefix: str = UNPACKED) -> Iterator[Path]:
-    """A new folder below `parent`, removed at the end; those of processes that were killed are removed at the start.
+    """Make a folder below `parent` that is removed at the end; those of killed processes are removed at the start.
 
     Its process holds the kernel's lock (flock) on it, which ends with the process.
     """
@@ -33,7 +33,7 @@ def folder(parent: Path, prefix: str = UNPACKED) -> Iterator[Path]:
 
 
 def sweep(parent: Path, prefix: str = UNPACKED) -> None:
-    """Removes the folders below `parent` whose processes are no more."""
+    """Remove the folders below `parent` whose processes are no more."""
     for leftover in parent.glob(f"{prefix}*"):
         descriptor = _lock(leftover) if NAMES.fullmatch(leftover.name) else None
         if descriptor is not None:

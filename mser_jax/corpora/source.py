@@ -71,7 +71,7 @@ def opened(source: epath.PathLike, parent: epath.PathLike, *, nested: bool = Tru
 
 
 def existing(source: epath.PathLike) -> epath.Path:
-    """The path of `source`. FileNotFoundError: there is none. ValueError: a device or a pipe."""
+    """Return the path of `source`. FileNotFoundError: there is none. ValueError: a device or a pipe."""
     path = storage.absolute(source)
     if not path.exists():
         raise FileNotFoundError(f"source {os.fspath(source)!r}: no such folder or archive. Give the original download")
@@ -81,7 +81,7 @@ def existing(source: epath.PathLike) -> epath.Path:
 
 
 def fingerprint(source: epath.PathLike) -> dict[str, Any]:
-    """What tells a source from another without reading all of it.
+    """Compute what tells a source from another without reading all of it.
 
     path: absolute. files, bytes: their number and size. names: hash over the path and size of each file; of an archive
     over its beginning and its end.
@@ -128,7 +128,7 @@ def _sizes(folder: epath.Path) -> dict[str, int]:
 
 
 def is_same(source: epath.PathLike, built_from: Mapping[str, Any], found: Callable[[], Mapping[str, Any]]) -> bool:
-    """Whether a source is the one of the fingerprint `built_from`; by its path where it is no longer there.
+    """Tell whether a source is the one of the fingerprint `built_from`; by its path where it is no longer there.
 
     found: its own fingerprint, asked for where it is there.
     """
@@ -139,13 +139,13 @@ def is_same(source: epath.PathLike, built_from: Mapping[str, Any], found: Callab
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """A fingerprint for reading."""
+    """Describe a fingerprint for reading."""
     plural = "" if found["files"] == 1 else "s"
     return f"{found['path']} ({found['files']} file{plural}, {found['bytes'] / 2**20:.1f} MiB)"
 
 
 def readable(path: epath.PathLike) -> str:
-    """A path for texts: bytes of it that are not UTF-8 as \\x.."""
+    """Write a path for texts: bytes of it that are not UTF-8 as \\x.."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -160,7 +160,7 @@ def files(folder: epath.Path, suffixes: Sequence[str]) -> list[epath.Path]:
 
 
 def unread(folder: epath.Path) -> list[str]:
-    """Archives below `folder` that Python cannot read, and parts of split ones."""
+    """List the archives below `folder` that Python cannot read, and parts of split ones."""
     return sorted(readable(path.relative_to(folder)) for path in walk(folder) if archives.UNREADABLE.search(path.name))
 
 

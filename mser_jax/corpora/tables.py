@@ -42,13 +42,13 @@ class Row(dict[str, str]):
         raise TableError(f"{self.where}: {what} column {column!r}; the columns are {list(self._columns)}")
 
     def filled(self, column: str) -> str:
-        """The text in a cell. TableError: there is none."""
+        """Return the text in a cell. TableError: there is none."""
         if text := self[column].strip():
             return text
         raise TableError(f"{self.where}, column {column!r}: empty")
 
     def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float:
-        """The number in a cell; a comma is a decimal point. Without limits, NaN where the cell is empty.
+        """Parse the number in a cell; a comma is a decimal point. Without limits, NaN where the cell is empty.
 
         Raises:
           TableError: no number, or not between `low` and `high`.
@@ -64,7 +64,7 @@ class Row(dict[str, str]):
         raise TableError(f"{self.where}, column {column!r}: expected a number{limits}, got {text!r}")
 
     def code(self, column: str, meanings: Mapping[str, T]) -> T:
-        """What the code in a cell means.
+        """Look up what the code in a cell means.
 
         Raises:
           TableError: `meanings` has no such code.
@@ -76,7 +76,7 @@ class Row(dict[str, str]):
 
 
 def rows(path: epath.Path, delimiter: str = ",", columns: Sequence[str] = ()) -> Iterator[Row]:
-    """The lines of a table, one by one; the first names the columns. Lines without any cell are passed over.
+    """Read the lines of a table, one by one; the first names the columns. Lines without any cell are passed over.
 
     It is UTF-8 or UTF-16, with or without a byte order mark, and divided by `delimiter`, or by another of tab, comma,
     semicolon and bar where the first line is. Between tabs there are no quotes.
@@ -93,7 +93,7 @@ def rows(path: epath.Path, delimiter: str = ",", columns: Sequence[str] = ()) ->
 
 
 def cells(path: epath.Path) -> Iterator[tuple[str, list[str]]]:
-    """(file and line, cells) of a table between commas whose lines differ in length, the first line too.
+    """Read (file and line, cells) of a table between commas whose lines differ in length, the first line too.
 
     Raises:
       TableError: as `rows`.
@@ -212,7 +212,7 @@ def text(path: epath.Path, *encodings: str) -> str:
 
 
 def json_of(path: epath.Path, kind: type[T]) -> T:
-    """The content of a JSON file: a list or a dict, as `kind` says.
+    """Read the content of a JSON file: a list or a dict, as `kind` says.
 
     Raises:
       TableError: other content, or no JSON; names the file.

@@ -20,6 +20,9 @@ def data_dir(tmp_path_factory):
         soundfile.write(source / f"{name}.wav", toy_corpus.tone(seed=number), 16_000)
     registry.corpus_builder("emodb", str(data_dir), str(source), allow_partial=True).prepare()
     (data_dir / "tess" / "1.0.0").mkdir(parents=True)
+    for killed in ("incomplete.0123abcd_1.0.0", "unpacked.0123abcd"):
+        (data_dir / "emodb" / killed).mkdir()
+        (data_dir / "emodb" / killed / "index.parquet").write_bytes(b"")
     return data_dir
 
 

@@ -3,8 +3,8 @@
 import json
 import os
 import pathlib
+import runpy
 import shutil
-import subprocess
 import sys
 
 import miniature
@@ -24,12 +24,23 @@ SAVEE = [
 ]
 
 
-def tool(*arguments):
-    """(exit code, stdout, lines of stderr that are neither progress nor empty) of prepare_corpus.py."""
-    command = [sys.executable, str(ROOT / "tools" / "prepare_corpus.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    errors = [line for line in done.stderr.replace("\r", "\n").splitlines() if line and "building" not in line]
-    return done.returncode, done.stdout, errors
+@pytest.fixture
+def tool(capsys, monkeypatch):
+    """prepare_corpus.py in this process: arguments -> (exit code, stdout, lines of stderr but progress)."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["prepare_corpus.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_path(str(ROOT / "tools" / "prepare_corpus.py"), run_name="__main__")
+        out, err = capsys.readouterr()
+        return (
+            done.value.code,
+            out,
+            [line for line in err.replace("\r", "\n").splitlines() if line[:8] not in ("", "building")],
+        )
+
+    return run
 
 
 def prepare(source, data, spec="savee", **more):
@@ -43,7 +54,7 @@ def whole(tmp_path_factory):
     return miniature.write(tmp_path_factory.mktemp("whole"), SAVEE, seconds=0.12)
 
 
-def test_half_a_corpus_and_then_all_of_it(whole, tmp_path, caplog):
+def test_half_a_corpus_and_then_all_of_it(whole, tmp_path, caplog, tool):
     half, data = tmp_path / "half", tmp_path / "data"
     for speaker in ("DC", "JK"):
         shutil.copytree(whole / speaker, half / speaker)
