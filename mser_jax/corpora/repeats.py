@@ -23,24 +23,26 @@ class Repeats:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: list[str] = dataclasses.field(default_factory=list)
     shared: list[tuple[str, str, str, str]] = dataclasses.field(default_factory=list)
-    _first: dict[bytes, dict[str, str]] = dataclasses.field(default_factory=dict)
+    _first: dict[bytes, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def add(self, utterance: record.Utterance) -> None:
         """Look at an utterance as it is stored."""
         key = hashlib.blake2b(utterance.audio, digest_size=16).digest()
-        facts = {name: getattr(utterance, name) for name in ("id", *_FIELDS)}
+        facts = tuple(getattr(utterance, name) for name in ("id", *_FIELDS))
         first = self._first.setdefault(key, facts)
         if first is facts:
             return
         self._count("recordings that came before")
-        other = [name for name in _FIELDS if first[name] and facts[name] and first[name] != facts[name]]
-        for name in other:
-            self._count(f"with another {_FIELDS[name]}")
+        pairs = zip(_FIELDS.values(), facts[1:], first[1:], strict=True)
+        other = {what: (now, then) for what, now, then in pairs if now and then and now != then}
+        for what in other:
+            self._count(f"with another {what}")
         if other and len(self.examples) < MOST_NAMED:
-            said = ", ".join(f"{_FIELDS[name]} {facts[name]!r} against {first[name]!r}" for name in other)
-            self.examples.append(f"{facts['id']} = {first['id']}: {said}")
+            said = ", ".join(f"{what} {now!r} against {then!r}" for what, (now, then) in other.items())
+            self.examples.append(f"{facts[0]} = {first[0]}: {said}")
         if "split" in other:
-            self.shared.append((facts["id"], facts["split"], first["id"], first["split"]))
+            now, then = other["split"]
+            self.shared.append((facts[0], now, first[0], then))
 
     def refuse_shared(self, corpus: str) -> None:
         """Raise ValueError where a recording is in two splits."""
