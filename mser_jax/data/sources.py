@@ -16,7 +16,7 @@ from mser_jax import storage
 from mser_jax.corpora import label_map
 from mser_jax.corpora.emotions import EMOTIONS
 from mser_jax.corpora.shard_cache import RemoteRecords
-from mser_jax.data import corpus_names
+from mser_jax.data import identity
 from mser_jax.data.text import hash31
 
 TEXT_COLUMNS = (
@@ -210,7 +210,7 @@ def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
     Raises:
         ValueError: an index lacks a column, or does not have one row a record, or one folder is given twice.
     """
-    corpus_names.refuse_twice([prepared for prepared, _ in corpora])
+    identity.refuse_twice([prepared for prepared, _ in corpora])
     parts = []
     for number, (prepared, _) in enumerate(corpora):
         missing = [name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if name not in prepared.index.column_names]
@@ -226,8 +226,10 @@ def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
         columns["source"] = np.full(len(prepared.index), number, np.int32)
         columns["position"] = np.arange(len(prepared.index))
         parts.append(columns)
-    corpus_names.separate([prepared for prepared, _ in corpora], parts)
+    identity.separate([prepared for prepared, _ in corpora], parts)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    own = [bool(prepared.place) for prepared, _ in corpora]
+    identity.check_mix(joined, [prepared.spec for prepared, _ in corpora], own)
     joined["primary"] = _map_unique(joined["language"], lambda tag: tag.split("-")[0].lower(), object)
     joined["emotion_id"] = _ids(joined["emotion"], EMOTIONS)
     # Corpora number their sentences alike, so a parallel_id means something within its corpus only.

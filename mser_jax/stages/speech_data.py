@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS, label_space
-from mser_jax.data import audio, device, fingerprint, mixture, pipeline, sources, unreadable
+from mser_jax.data import audio, device, fingerprint, identity, mixture, pipeline, sources, unreadable
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.models import speech_reader
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
@@ -135,7 +135,10 @@ class SpeechData:
         evaluate = self._config.evaluate
         with config_lib.blame("evaluate"):
             emotions = label_space(evaluate.label_space) if evaluate.get("closed_set") else EMOTIONS
-            return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, emotions)
+            table = self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, emotions)
+        if self._metadata is None:  # else the training mix is not there
+            identity.warn_of_trained(table.columns, self.table.columns)
+        return table
 
     def unlabelled(self) -> list[dict[str, Any]]:
         """Count the utterances that pass the filters of `config.evaluate` but have no canonical emotion, as

@@ -11,7 +11,7 @@ from toy_corpus import tone
 
 from mser_jax.corpora import audio_check, registry
 from mser_jax.corpora.folder import content
-from mser_jax.data import corpus_names, sources
+from mser_jax.data import identity, sources
 from mser_jax.evaluation import rows as result_rows
 
 
@@ -89,7 +89,7 @@ def test_a_folder_called_like_a_published_corpus():
     parts = [columns("emodb"), columns("emodb"), columns("emodb")]
     there = [Corpus("emodb"), Corpus("speech_folder:/x/emodb", "/x/emodb", "emodb")]
     there.append(Corpus("speech_folder:/y/x/emodb", "/y/x/emodb", "emodb"))
-    corpus_names.separate(there, parts)
+    identity.separate(there, parts)
     assert [part["corpus"][0] for part in parts] == ["emodb", "/x/emodb", "y/x/emodb"]
     assert [part["speaker"][0] for part in parts] == ["emodb:1", "/x/emodb:1", "y/x/emodb:1"]
 
@@ -205,3 +205,27 @@ def test_names_of_files_that_are_not_utf8_are_stored_or_counted(tmp_path):
     assert (report["built"], report["skipped"]) == (24, 1)
     assert report["skipped_items"][0]["path"] == "gone\\xe9.wav"
     assert corpus.index()["id"][0].as_py() == "\\xe9t\\xe9.wav"
+
+
+def test_one_recording_in_two_folders_is_told_and_refused_across_splits(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(identity.logging, "warning", lambda text, *values: told.append(text % values))
+    data, one, two = tmp_path / "data", tmp_path / "one", tmp_path / "two"
+
+    def table(split, others, count=3):
+        for folder, of, seed in ((one, split, 0), (two, others, 2)):  # 2.wav of the one is 0.wav of the other
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder, count=count, seed=seed, **({"split": of} if of else {}))
+        return sources.load_table(f"speech_folder:{one},speech_folder:{two}", str(data))
+
+    mixed = table("train", "train")
+    assert "hold the same 1 recordings, 0 of them in different splits, such as 2.wav" in told[0]
+    assert len(table("", "test")) == 6
+    with pytest.raises(
+        ValueError, match=r"hold 1 recordings in two splits, such as '2.wav' \(train\) and '0.wav' \(test\)"
+    ):
+        table("train", "test")
+    parts = [mixed.of_source(number).columns for number in (0, 1)]
+    assert identity.warn_of_trained(parts[1], parts[0]) == 1
+    assert "1 of the 3 scored recordings are trained on as well" in told[-1] and "0.wav of two is in one" in told[-1]
+    assert identity.warn_of_trained(parts[0], parts[0]) == 0
