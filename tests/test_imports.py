@@ -1,6 +1,8 @@
 """Every module imports, every config builds, every script parses: entry points of others' repositories rotted here."""
 
 import importlib
+import importlib.util
+import os
 import pathlib
 import pkgutil
 import py_compile
@@ -121,3 +123,13 @@ def test_imports_run_one_way():
                     imported = f"from mser_jax.{other}" in text or f"from mser_jax import {other}" in text
                     assert not imported, f"{path} imports mser_jax.{other}"
             assert "mser_jax.main" not in text.replace("python -m mser_jax.main", "") and "import configs" not in text
+
+
+def test_where_there_is_no_tpu_its_library_says_nothing():
+    """libtpu comes with the extra `aot`, and jax tries it wherever nothing forbids it."""
+    if importlib.util.find_spec("libtpu") is None or mser_jax.has_tpu_chips():
+        pytest.skip("libtpu is not installed, or there is a TPU")
+    environ = {key: value for key, value in os.environ.items() if key != "JAX_PLATFORMS" and "TPU" not in key}
+    command = [sys.executable, "-c", "import mser_jax, jax; print(jax.devices()[0].platform)"]
+    found = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("cpu\n", "")

@@ -32,6 +32,7 @@ from jax._src import distributed as jax_distributed
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
+from mser_jax import has_tpu_chips
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 # What xpk and MaxText set in a JobSet's pods; launch/gke.yaml does too.
@@ -132,8 +133,7 @@ def _checked(cluster: Cluster) -> Cluster:
 def has_tpu() -> bool:
     """Whether this host has TPU chips that jax will use."""
     platforms = os.environ.get("JAX_PLATFORMS", "tpu")
-    chips = any(pathlib.Path("/dev").glob("accel[0-9]*")) or any(pathlib.Path("/dev").glob("vfio/[0-9]*"))
-    return "tpu" in platforms and chips and importlib.util.find_spec("libtpu") is not None
+    return "tpu" in platforms and has_tpu_chips() and importlib.util.find_spec("libtpu") is not None
 
 
 @contextlib.contextmanager
