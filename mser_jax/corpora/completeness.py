@@ -80,9 +80,10 @@ def explain(name: str, source: str, partial: str, unread: Sequence[str], facts: 
 
     unread: archives in it that Python does not read.
     """
+    what = "nothing" if partial.startswith("0 ") else "only a part"
     by_hand = f" Python does not read {', '.join(unread[:3])}: unpack it yourself." if unread else ""
     return (
-        f"corpus {name!r}: only a part of it is in {source}: {partial}.{by_hand} Give all of it (from {facts.obtain};"
+        f"corpus {name!r}: {what} of it is in {source}: {partial}.{by_hand} Give all of it (from {facts.obtain};"
         f" expected: {facts.folder}), or add --allow_partial to build what is there, and mark it as a part"
     )
 

@@ -29,6 +29,7 @@ from mser_jax.corpora.facts import Facts
 
 NAME_REASON, MISSING_REASON, CODE_REASON, TABLE_REASON = "name", "missing", "code", "table"
 _LISTED = 1000  # missing recordings that the report of a part of a corpus lists
+_UNKNOWN = 0.1  # recordings without a row, of those with one, where nothing else tells that half a table is gone
 # What `utterance` returns for a recording that the corpus's table does not have.
 UNLABELLED = LeftOut("", "no label", on_purpose=True)
 
@@ -174,16 +175,14 @@ class PublicCorpus(CorpusBuilder):
         )
 
     def accept(self, report: BuildReport) -> None:
-        """See CorpusBuilder.accept.
-
-        Raises:
-          PartialCorpusError: it is a part of the corpus, and it was not said that a part will do.
-        """
+        """See CorpusBuilder.accept. PartialCorpusError: it is a part, and it was not said that a part will do."""
         gone = [item["path"] for item in report.skipped_items if item["reason"] == MISSING_REASON]
         missing, found = len(gone) + report.left_out.get(MISSING_REASON, 0), self._found
         if missing > self.MAX_SKIPPED * (report.built + report.unusable + missing * self.allow_partial):
             at_least = "" if self.allow_partial else "at least "
             found.absent.append(f"{at_least}{missing} recordings are missing, the first {gone[0]}")
+        if not self.whole().utterances and (unknown := report.left_out[UNLABELLED.reason]) > _UNKNOWN * report.built:
+            found.absent.append(f"{unknown} recordings have no row in its table")
         found.utterances = report.built
         report.published = self.whole().utterances
         report.source = self._fingerprint

@@ -42,9 +42,9 @@ class Row(dict[str, str]):
         raise TableError(f"{self.where}: {what} column {column!r}; the columns are {list(self._columns)}")
 
     def filled(self, column: str) -> str:
-        """Return the text in a cell. TableError: there is none."""
+        """Return the text in a cell; "7.0" is the number 7. TableError: there is none."""
         if text := self[column].strip():
-            return text
+            return re.sub(r"^(\d+)\.0+$", r"\1", text)
         raise TableError(f"{self.where}, column {column!r}: empty")
 
     def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float:
@@ -79,7 +79,7 @@ def rows(path: epath.Path, delimiter: str = ",", columns: Sequence[str] = ()) ->
     """Read the lines of a table, one by one; the first names the columns. Lines without any cell are passed over.
 
     It is UTF-8 or UTF-16, with or without a byte order mark, and divided by `delimiter`, or by another of tab, comma,
-    semicolon and bar where the first line is. Between tabs there are no quotes.
+    semicolon and bar where the first line is. Where tabs are usual, there are no quotes between them.
 
     Args:
       columns: those that it must have.
@@ -122,8 +122,9 @@ def _rows(stream: _Lines, path: epath.Path, delimiter: str, columns: Sequence[st
     first = next(stream, "")
     if re.match(r"sep=.\s*$", first, re.IGNORECASE):  # Excel's own
         first = next(stream, "")
-    delimiter = _delimiter(first, delimiter, columns)
-    reader = csv.reader([first], delimiter=delimiter, quoting=_quoting(delimiter))
+    usual, delimiter = delimiter, _delimiter(first, delimiter, columns)
+    quoting: Any = csv.QUOTE_NONE if delimiter == usual == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.reader([first], delimiter=delimiter, quoting=quoting)
     names = [name.strip() for name in next(reader, [])]
     while names and not names[-1]:
         names.pop()
@@ -133,7 +134,7 @@ def _rows(stream: _Lines, path: epath.Path, delimiter: str, columns: Sequence[st
         what = f"column {twice[0]!r} is there twice" if twice else f"no column {', '.join(map(repr, missing))}"
         raise TableError(f"{path}: {what}; its first line is {first.strip()[:200]!r}, expected {list(columns)} in it")
     last = stream.number
-    for cells in csv.reader(stream, delimiter=delimiter, quoting=_quoting(delimiter)):
+    for cells in csv.reader(stream, delimiter=delimiter, quoting=quoting):
         begin, last = last + 1, stream.number
         where = f"{path}, line {begin}"
         if last > begin and stream.quotes % 2:
@@ -160,10 +161,6 @@ class _Lines(Iterator[str]):
         if "\0" in line:
             raise TableError(f"{self._path}, line {self.number}: NUL characters in it, so it is damaged or no text")
         return line
-
-
-def _quoting(delimiter: str) -> Any:
-    return csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
 
 
 def _delimiter(first: str, usual: str, columns: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ def read(tmp_path, content, delimiter=","):
         written(end="\n"),
         written(before="\ufeff"),
         written(delimiter=";"),
+        written(before="\ufeff", delimiter="\t").encode("utf-16-le"),
         written(delimiter="|", before="sep=|\r\n"),
         written(after=",,,\r\n,,,,,,\r\n\r\n"),
         written([[*row, "", ""] for row in ROWS]),
@@ -105,6 +106,11 @@ def test_codes_and_cells_that_are_not_there(tmp_path):
         _ = short["emotion"]
     with pytest.raises(tables.TableError, match="line 2: no column 'age'"):
         _ = first["age"]
+
+
+def test_a_number_that_became_a_float_is_the_same_name(tmp_path):
+    rows = read(tmp_path, written([ROWS[0], ["7.0", "joy", "", ""], ["7.05", "joy", "", ""], ["a.0", "joy", "", ""]]))
+    assert [row.filled("file") for row in rows] == ["7", "7.05", "a.0"]
 
 
 def test_json_of_another_kind(tmp_path):

@@ -76,7 +76,7 @@ class Cremad(PublicCorpus):
         actors, ballots = (
             tables.rows(paths[name], columns=columns) if name in paths else () for name, columns in _COLUMNS.items()
         )
-        self._actors = self.keyed(actors, lambda row: row["ActorID"])
+        self._actors = self.keyed(actors, lambda row: row.filled("ActorID"))
         # The first column numbers the rows: 1….. voice alone, 2….. face alone, 3….. both.
         voice = (row for row in ballots if row[""].startswith("1"))
         self._ballots = self.keyed(voice, lambda row: row["fileName"])

@@ -206,6 +206,13 @@ def test_an_archive_that_python_does_not_read_is_named(tmp_path):
     assert report["left_out_on_purpose"] == {"archive that Python does not read": 1}
 
 
+def test_nothing_of_a_corpus(tmp_path):
+    (tmp_path / "source").mkdir()
+    for more, message in (({}, "nothing of it is in .*: 0 of 480"), ({"allow_partial": True}, "no utterance at all")):
+        with pytest.raises((completeness.PartialCorpusError, ValueError), match=message):
+            prepare(tmp_path / "source", tmp_path / "data", **more)
+
+
 def test_a_corpus_that_is_built_into_its_own_source(tmp_path):
     """--source=DATA/savee --data_dir=DATA, with an archive in it: neither endless nor another source afterwards."""
     source = miniature.write(tmp_path / "savee", ["DC/a01.wav", "DC/a02.wav"])

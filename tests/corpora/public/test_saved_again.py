@@ -6,7 +6,7 @@ import re
 import miniature
 import pytest
 
-from mser_jax.corpora import builder, registry, tables
+from mser_jax.corpora import builder, completeness, registry, tables
 
 MSP = ["FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"]
 MSP += [f"MSP-PODCAST_0002_{n:04}.wav,{'ASHUN'[n % 5]},4.2,3.1,5.0,{n % 4},Female,Train" for n in range(40)]
@@ -87,6 +87,13 @@ def test_two_rows_that_contradict_each_other_label_nothing(tmp_path, corpus):
     (item,) = (item for item in report["skipped_items"] if item["reason"] == "table")
     assert report["built"] == 39
     assert "line 43" in item["path"] + item["detail"] and "was already in" in item["detail"]
+
+
+def test_half_a_table_is_half_a_corpus(tmp_path):
+    source = download(tmp_path, "msp_podcast", "\n".join(MSP).encode())
+    (source / CORPORA["msp_podcast"][0]).write_text("\n".join(MSP[:21]))
+    with pytest.raises(completeness.PartialCorpusError, match=r"20 utterances, .*20 recordings have no row in its"):
+        miniature.build("msp_podcast", source, tmp_path / "data", allow_partial=False)
 
 
 TURN = "[{n}.0 - {n}.9]\tSes01F_impro01_F{n:03}\t{code}\t[2.5000, 2.5000, 2.5000]\n"
