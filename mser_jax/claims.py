@@ -106,12 +106,13 @@ def who(folder: epath.Path, *, stale_after: float = STALE_SECONDS) -> Holder | N
         return None
     path = _path(folder, max(found))
     try:
-        told = json.loads(path.read_text())
-    except json.JSONDecodeError:  # made this moment, or its owner died while it wrote
+        told = json.loads(path.read_bytes())
+        told["owner"], told["time"], told["released"], told["forever"]
+    except (ValueError, TypeError, KeyError):  # made this moment, its owner died while it wrote, or the disk rotted
         told = {"owner": "unknown", "time": path.stat().mtime, "released": False, "forever": False}
     alive = not told["released"] and (told["forever"] or time.time() - told["time"] < stale_after)
-    facts = {name: told[name] for name in ("host", "pid", "since") if name in told}
     here = told.get("machine") == _machine()
+    facts = {name: told[name] for name in ("host", "pid", "since") if name in told}
     gone = here and not told["forever"] and _has_ended(told["pid"], told["started"])
     return Holder(
         told["owner"], max(found), alive, told["released"], **facts, heard=told["time"], gone=gone, elsewhere=not here

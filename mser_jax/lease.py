@@ -96,7 +96,10 @@ def held(workdir: epath.Path, program: str = "train", *, stop: Callable[[], bool
         except LeaseError as error:
             verdict = str(error)
         except Exception as error:
-            verdict = f"{workdir}: {storage.explain(error) or repr(error)}"
+            verdict = storage.explain(error) or (
+                f"{workdir} cannot be written to: {error!r}. Look at the room and the permissions there "
+                "(tools/doctor.py does)"
+            )
     verdict = distributed.said_by_first(verdict, _PATIENCE_SECONDS)
     if verdict:
         raise LeaseError(verdict)

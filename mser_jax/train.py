@@ -139,6 +139,8 @@ def run(config: ConfigDict, workdir: str) -> None:
 def _same_data(config: ConfigDict, program: Program) -> None:
     """Raises ConfigError where a host has other data on its disk: each would train on its own and nobody would see."""
     facts = {name: str(value) for name, value in dataclasses.asdict(program.stage.data_size()).items()}
+    for spec, told in program.stage.metadata().get("fingerprints", {}).items():
+        facts[f"content of {spec}"] = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
     timeout = config.distributed.initialization_timeout
     distributed.refuse_differences(facts, timeout, topic=f"data/{config_lib.config_hash(config)}")
 

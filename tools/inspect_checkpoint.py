@@ -26,6 +26,7 @@ from etils import epath
 
 from mser_jax import config as config_lib
 from mser_jax.checkpoint import CheckpointError, Checkpoints, difference
+from mser_jax.data import fingerprint
 
 
 class Opened:
@@ -84,6 +85,9 @@ def describe(found: Opened, values: dict[str, np.ndarray] | None) -> str:
     rows += [f"  {part:<40} {_size(count):>10}" for part, count in sorted(sums.items(), key=lambda item: -item[1])]
     rows.append(f"  {'all':<40} {_size(sum(sums.values())):>10}")
     kept = {key: value for key, value in found.metadata.items() if key != "config"}
+    # Of a fingerprint the first digits are the sum over all records.
+    kept["fingerprints"] = {spec: {key: str(value)[:16] for key, value in told.items()}
+                            for spec, told in kept.get("fingerprints", {}).items()}  # fmt: skip
     rows.append("metadata " + json.dumps(kept, indent=2, sort_keys=True))
     rows.append("config " + json.dumps(found.metadata.get("config", {}), indent=2, sort_keys=True))
     return "\n".join(rows)
@@ -98,6 +102,8 @@ def compare(one: Opened, two: Opened, with_values: bool) -> list[str]:
         lines.append("leaf     " + line.replace("model has", "first").replace("checkpoint has", "second"))
     pairs = [config_lib.from_dict(x.metadata.get("config", {})) for x in (one, two)]
     lines += [f"config   {line}" for line in config_lib.changes(*pairs)]
+    prints = [x.metadata.get("fingerprints", {}) for x in (one, two)]
+    lines += [f"data     {line}" for line in fingerprint.changes(*prints)]
     versions = [x.metadata.get("versions", {}) for x in (one, two)]
     lines += [
         f"version  {name}: {versions[0].get(name)} → {versions[1].get(name)}"
