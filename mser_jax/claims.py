@@ -29,6 +29,8 @@ from mser_jax import storage
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0
+# Owners in this process that have not ended: storage may refuse to let one give its claim back.
+_OWNERS: set[str] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Holder:
 
     host, pid, since: of its process, since when it has the work (seconds since 1970); "", 0, 0.0: not told.
     heard: when it wrote last, by its own clock.
-    gone, elsewhere: its process was one of this machine and has ended; was none of this machine.
+    gone: it was on this machine and has ended. elsewhere: it was on another.
     """
 
     name: str
@@ -95,7 +97,10 @@ def take(
     number = holder.number + 1 if holder else 0
     owner = owner or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:4]}"
     claim = Claim(folder, number, owner)
-    return claim if storage.create(_path(folder, number), _text(claim)) else None
+    if not storage.create(_path(folder, number), _text(claim)):
+        return None
+    _OWNERS.add(owner)
+    return claim
 
 
 def who(folder: epath.Path, *, stale_after: float = STALE_SECONDS) -> Holder | None:
@@ -113,7 +118,8 @@ def who(folder: epath.Path, *, stale_after: float = STALE_SECONDS) -> Holder | N
     alive = not told["released"] and (told["forever"] or time.time() - told["time"] < stale_after)
     here = told.get("machine") == _machine()
     facts = {name: told[name] for name in ("host", "pid", "since") if name in told}
-    gone = here and not told["forever"] and _has_ended(told["pid"], told["started"])
+    ours = here and told["pid"] == os.getpid() and told["owner"] not in _OWNERS
+    gone = here and not told["forever"] and (ours or _has_ended(told["pid"], told["started"]))
     return Holder(
         told["owner"], max(found), alive, told["released"], **facts, heard=told["time"], gone=gone, elsewhere=not here
     )
@@ -159,6 +165,7 @@ def held(claim: Claim, every: float = HEARTBEAT_SECONDS, stale_after: float = ST
     try:
         yield lost
     finally:
+        _OWNERS.discard(claim.owner)
         done.set()
         thread.join(every)  # of one that hangs in storage nobody waits for the end
         try:

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from etils import epath
 from processes import Launcher
 from toy_stage import ToyStage, toy_config
 
@@ -223,6 +224,28 @@ def test_the_heartbeat_survives_any_error_of_the_storage_library(storage_fails, 
         other = claims.take(tmp_path, force=True)
         assert wait_until(lambda: threading.Event.is_set(lost))
     assert claims.who(tmp_path).number == other.number and claims.who(tmp_path).alive, "what is lost is not given back"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"{}", b"[3]", b'{"owner": "x"'])
+def test_a_claim_that_cannot_be_read_is_as_old_as_its_file(tmp_path, content):
+    folder = epath.Path(tmp_path)
+    claims.take(folder)
+    (path,) = folder.iterdir()
+    path.write_bytes(content)
+    assert claims.take(folder, at_once=True) is None
+    os.utime(path, (0, time.time() - claims.STALE_SECONDS - 1))
+    assert claims.take(folder).number == 1
+
+
+def test_a_run_that_could_not_give_its_workdir_back_keeps_no_later_one_of_its_process_out(storage_fails, tmp_path):
+    with lease.held(tmp_path):
+        with pytest.raises(lease.LeaseError), lease.held(tmp_path):
+            pass
+        storage_fails.set()
+    storage_fails.clear()
+    assert claims.who(tmp_path / "lease" / "train").alive
+    with lease.held(tmp_path):
+        pass
 
 
 def test_a_beat_that_hangs_is_none(monkeypatch, tmp_path):
