@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sound_files as files
 
-from mser_jax.corpora import audio_check
+from mser_jax.corpora import audio_check, ffmpeg
 from mser_jax.corpora.audio_check import Reason
 
 # What coders of telephones keep of the sound, and how much longer others make it (frames, padding).
@@ -220,3 +220,16 @@ def test_defects(content, expected):
         check(content, times=expected, least=0.95)
     else:
         assert refused(content)[0] in (expected if isinstance(expected, tuple) else (expected,))
+
+
+def test_a_machine_without_ffmpeg_says_the_same(monkeypatch):
+    def none():
+        raise ffmpeg.MissingFfmpegError("there is none")
+
+    monkeypatch.setattr(ffmpeg, "program", none)
+    for name, (encoded, expected) in defects():
+        try:
+            found = round(audio_check.load(encoded)[1].duration_s / files.SECONDS)
+        except audio_check.BadAudio as bad:
+            found = bad.reason
+        assert found in (expected if isinstance(expected, tuple) else (expected,)), name
