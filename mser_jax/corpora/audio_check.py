@@ -104,6 +104,8 @@ def read(path: os.PathLike | str) -> bytes:
                 raise BadAudio(Reason.TOO_LONG, f"{status.st_size / 2**30:.1f} GiB, expected at most 4; cut it")
         try:
             return path.read_bytes()
+        except ImportError as error:  # s3:// without its library
+            raise OSError(f"{os.fspath(path)}: {error}") from error
         except Exception as error:
             is_refusal = isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError))
             if is_refusal or not storage.is_trouble(error):
@@ -254,7 +256,8 @@ def _convert(rate: int, channels: int, blocks: Iterable[np.ndarray], longest: fl
         resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="VHQ")
     level, parts = _Level(channels), []
     for block in blocks:
-        mono = block.mean(axis=1, dtype=np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite samples are told below
+            mono = block.mean(axis=1, dtype=np.float32)
         if block.dtype == np.int16:
             mono /= 32768.0
         level.add(block, mono)

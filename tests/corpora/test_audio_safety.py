@@ -113,6 +113,18 @@ def _forbidden(path):
     raise PermissionError(13, "Permission denied", str(path))
 
 
+def test_a_storage_without_its_library_is_nobodys_bad_recording():
+    with pytest.raises(OSError, match="s3://bucket/a.wav: Install s3fs"):
+        audio_check.load("s3://bucket/a.wav")
+
+
+@pytest.mark.filterwarnings("error")
+def test_samples_that_are_not_finite_are_told_once():
+    sound = np.stack([files.original()] * 2, 1)
+    sound[100], sound[200], sound[300] = (np.inf, -np.inf), (3e38, 3e38), np.nan
+    assert refused(files.written("WAV", "FLOAT", sound)) == Reason.NOT_FINITE
+
+
 def test_standard_input_that_is_a_pipe_is_refused():
     program = (
         "from mser_jax.corpora import audio_check as a\ntry: a.load('/dev/stdin')\nexcept a.BadAudio as e: print(e)"
