@@ -114,7 +114,7 @@ def _forbidden(path):
 
 
 def test_a_storage_without_its_library_is_nobodys_bad_recording():
-    with pytest.raises(OSError, match="s3://bucket/a.wav: Install s3fs"):
+    with pytest.raises(OSError, match=r"s3://bucket/a\.wav: Install s3fs"):
         audio_check.load("s3://bucket/a.wav")
 
 
