@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -146,9 +146,9 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         """
         if self.is_complete() and not self.outdated():
             return
-        with build_lock(self.data_path):
+        with build_lock(self.data_path) as check:
             if not self.is_complete() or self.outdated():  # else the process that held the lock has built it
-                self._build()
+                self._build(check)
         self.info.read_from_directory(self.data_path)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
@@ -183,7 +183,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             return builder_config  # TFDS warns of every config that the class does not list
         return super()._create_builder_config(builder_config, version)
 
-    def _build(self) -> None:
+    def _build(self, check: Callable[[], None]) -> None:
         """Writes everything into a temporary folder beside the final one and renames it.
 
         Our own writer, as TFDS's keeps the corpus in memory, needs TensorFlow above 1 GB, and shuffles (which
@@ -193,7 +193,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         """
         if storage.is_remote(self.data_path):
             storage.check(self.data_path.parent)
-            self._build_remotely()
+            self._build_remotely(check)
             return
         if self.data_path.exists() and not self.is_complete():
             raise RuntimeError(
@@ -210,9 +210,10 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         finally:
             remove_leftovers(self.data_path)
 
-    def _build_remotely(self) -> None:
+    def _build_remotely(self, check: Callable[[], None]) -> None:
         with scratch.folder(shard_cache.local_folder(self.data_path).parent, scratch.BUILDING) as temporary:
             self._write(epath.Path(temporary))
+            check()
             if self.data_path.exists():  # outdated, or of an upload that did not end
                 self.data_path.rmtree()
             shard_cache.publish(temporary, self.data_path, last=INDEX_FILE)

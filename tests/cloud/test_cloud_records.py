@@ -122,7 +122,11 @@ def test_the_build_lock_of_a_bucket_waits_and_outlives_a_dead_builder(gcs, bucke
         monkeypatch.setattr(claims.time, "time", lambda: clock() + claims.STALE_SECONDS)
 
     monkeypatch.setattr(build_lock.time, "sleep", sleep)
-    with build_lock.build_lock(folder):
+    with build_lock.build_lock(folder) as check:
         assert dead.lost
+        check()
+        claims.take(bucket / ".1.0.0.lock", force=True)
+        with pytest.raises(RuntimeError, match=r"another may be building there\. Nothing was replaced"):
+            check()
     assert waits == [build_lock.POLL_SECONDS]
     assert "another process is building there; waiting" in capsys.readouterr().err
