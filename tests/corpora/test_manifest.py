@@ -190,6 +190,7 @@ def test_speakers_are_the_same_however_they_are_typed(folder):
         ({"path": 7}, "path: expected text, got 7"),
         ({"path": None}, "required field 'path'"),
         ({"path": "."}, "is the folder itself"),
+        ({"emotion": None}, "required field 'emotion' is missing, write \"\" where"),
         ({"path": "a\n.wav"}, "control character '\\n'"),
         ({"path": "a\0.wav"}, "control character"),
         ({"path": "s3://bucket/a.wav"}, "nothing is read from s3://"),
@@ -199,6 +200,11 @@ def test_speakers_are_the_same_however_they_are_typed(folder):
 def test_values_that_cannot_be_are_refused_by_line(folder, changes, message):
     said = refused(folder, [ROW | {"path": "b.wav"}, ROW | changes])
     assert "line 2" in said and message in said
+
+
+def test_a_manifest_with_other_names_of_fields(folder):
+    said = refused(folder, [{"audio_filepath": "a.wav", "text": "ja", "lang": "de"}])
+    assert "required field 'path' is missing; the line has 'audio_filepath, text, lang'" in said
 
 
 def test_values_that_can_be(folder):

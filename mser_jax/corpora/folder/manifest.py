@@ -114,8 +114,9 @@ def _led_out(finder: files.Folder, found: Sequence[tuple[int, files.OutsideError
 def _row(number: int, given: dict[str, Any], finder: files.Folder) -> ManifestRow:
     for name in REQUIRED:
         if _is_missing(name, given.get(name)) or (name != "emotion" and given[name] == ""):
-            hint = '; write "" where it is unknown' if name == "emotion" else ""
-            raise ValueError(f"required field {name!r} is missing{hint}")
+            hint = ', write "" where it is unknown' if name == "emotion" else ""
+            there = f"; the line has {_short(', '.join(given))}" if name not in given else ""
+            raise ValueError(f"required field {name!r} is missing{hint}{there}")
     if not isinstance(given["path"], str):
         raise ValueError(f"path: expected text, got {_short(given['path'])}")
     there = (name for name in given if name in _OPTIONAL and not _is_missing(name, given[name]))
