@@ -77,9 +77,10 @@ def opened(encoded: bytes, name: str) -> Iterator[Sound]:
     """
     if not encoded:
         raise BadAudio(Reason.EMPTY, "0 bytes")
-    encoded = tags.without_first(encoded)
+    whole, encoded = encoded, tags.without_first(encoded)
     if (kind := content.kind(encoded)) is None:
-        raise BadAudio(Reason.UNREADABLE, content.advice(encoded))
+        is_tag = encoded is not whole and tags.end_of_tags(whole) >= len(whole)
+        raise BadAudio(Reason.UNREADABLE, "a tag and no recording" if is_tag else content.advice(encoded))
     decoder, demuxer = kind
     with contextlib.ExitStack() as stack:
         sound, trouble = None, ""
