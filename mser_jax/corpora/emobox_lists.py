@@ -144,6 +144,7 @@ class Lists:
 
     def _entry(self, line: Mapping[str, object], part: str, fold: int) -> Entry:
         wav, key = str(line["wav"]), str(line["key"])
+        f"{wav}{key}{line['emo']}".encode()
         start, end = float(line.get("start_time", 0.0)), float(line.get("end_time", 0.0))
         if end and not 0 <= start < end:
             raise ValueError(f"from {start} to {end} s")

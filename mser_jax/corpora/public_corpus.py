@@ -261,7 +261,7 @@ class PublicCorpus(CorpusBuilder):
         try:
             self.labels = self.read_labels(folder)
         except (LookupError, TypeError, AttributeError, UnicodeError) as error:
-            raise tables.TableError(f"{folder}: its tables are not as expected ({error!r})") from error
+            raise tables.TableError(f"{self.name}: tables in {folder} are not as expected ({error!r})") from error
         items: Iterable[RawUtterance | LeftOut] = self._of_files(folder)
         if not self.labels:  # then the names tell at once how much there is
             items = list(items)

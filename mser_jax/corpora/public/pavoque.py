@@ -58,7 +58,8 @@ class Pavoque(PublicCorpus):
         """What is cut out of a recording by one entry of the annotation."""
         try:
             start, end = (float(line[name].replace(",", ".")) for name in ("start", "end"))
-            prompt, style, text = (line[name] for name in ("prompt", "style", "text"))
+            prompt, style, text = (str.strip(line[name]) for name in ("prompt", "style", "text"))
+            "".join((prompt, style, text)).encode()
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             return LeftOut(where, TABLE_REASON, f"expected prompt, style, text, start and end ({error!r})")
         if not 0 <= start < end < math.inf or not self.is_label(style):
