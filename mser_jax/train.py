@@ -337,7 +337,10 @@ class Loop:
             try:
                 values = dict(evaluator.run(train_state.params, number, self.workdir, folder))
             except Exception as error:
-                logging.exception("Evaluator %s failed at step %d", evaluator.name, number)
+                is_told = isinstance(error, (FloatingPointError, OSError, TooManyUnreadableError))
+                logging.error(
+                    "Evaluator %s failed at step %d: %s", evaluator.name, number, error, exc_info=not is_told
+                )  # fmt: skip
                 failed.append(f"{evaluator.name}: {type(error).__name__}: {' '.join(str(error).split())}")
                 continue
             self._writer.write(number, {f"{evaluator.name}/{name}": value for name, value in values.items()})
