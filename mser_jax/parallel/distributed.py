@@ -317,8 +317,9 @@ def _part(error: BaseException) -> None:
         jax.distributed.shutdown()
     except jax.errors.JaxRuntimeError:
         # Waiting any longer would keep the others in a collective that this process never joins.
+        is_told = isinstance(error, (config_lib.ConfigError, OSError))
         logging.error("Process %d ends alone: %s: %s", jax_distributed.global_state.process_id,
-                      type(error).__name__, error, exc_info=not isinstance(error, config_lib.ConfigError))  # fmt: skip
+                      type(error).__name__, error, exc_info=not is_told)  # fmt: skip
         logging.flush()
         sys.stderr.flush()
         os._exit(1)
