@@ -3,10 +3,11 @@
 # stage 2 from it, and scores both on two languages that they never heard.
 # Usage: launch/local.sh [WORKDIR] [--config.section.key=value …]   (options are those that both stages have)
 set -euo pipefail
+case " $* " in *" --help "* | *" -h "*) sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
+absolute() { case "$1" in *://*) echo "$1" ;; *) realpath -m -- "${1/#\~/$HOME}" ;; esac; }
+case "${1:-}" in "" | --*) workdir=$(dirname "${BASH_SOURCE[0]}")/../runs/local ;; *) workdir=$1 && shift ;; esac
+workdir=$(absolute "$workdir")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-workdir=$PWD/runs/local
-case "${1:-}" in "" | --*) ;; *) workdir=$(realpath -m "$1") && shift ;; esac
 
 bash tools/install.sh
 export TFDS_DATA_DIR=${TFDS_DATA_DIR:-$PWD/data}

@@ -5,13 +5,15 @@
 #                       [--config.section.key=value …] [--jobs=N …: options of launch/sweep.py]
 # A run lies in WORKDIR/LANGUAGE/seed_N. With stage=2 it starts from the stage 1 run RUNS/LANGUAGE/seed_N, if init is given.
 set -euo pipefail
+case " $* " in *" --help "* | *" -h "*) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 [ $# -ge 2 ] || { sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-speech=$(realpath "$1") workdir=$(realpath -m "$2")
+absolute() { case "$1" in *://*) echo "$1" ;; *) realpath -m -- "${1/#\~/$HOME}" ;; esac; }
+speech=$(absolute "$1") workdir=$(absolute "$2")
 shift 2
 options=
 while [ $# -gt 0 ]; do
   case "$1" in
-    init=*) options+=";init=$(realpath "${1#*=}")" ;;
+    init=*) options+=";init=$(absolute "${1#*=}")" ;;
     stage=[12] | variant=* | languages=* | seeds=*) options+=";$1" ;;
     --*) break ;;
     *) echo "error: $1: expected stage=1|2, variant=, languages=, seeds=, init= or --config.…" >&2; exit 2 ;;

@@ -113,7 +113,7 @@ def load(spec: str, workdir: str, only: str, shared: Sequence[str]) -> list[Row]
             config = parse(path, arguments)
         except config_lib.ConfigError as error:
             raise config_lib.ConfigError(f"{spec}: row {given['name']}: {error}") from error
-        folder = epath.Path(workdir) / given["name"]
+        folder = storage.absolute(workdir) / given["name"]
         line = (f"--config={path}", f"--workdir={folder}", *arguments)
         rows.append(Row(given["name"], config, folder, line, given["overrides"]))
     names = [row.name for row in rows]
@@ -345,7 +345,7 @@ def main() -> int:
         failed = runner.failed
     elif not options.status:
         failed = submit(rows, options.launcher, options.submit, again=options.resubmit)
-    write_csv(rows, epath.Path(options.workdir) / "sweep.csv")
+    write_csv(rows, storage.absolute(options.workdir) / "sweep.csv")
     return 1 if failed else 0
 
 

@@ -7,6 +7,7 @@
 # others go to `gcloud compute tpus queued-resources create`. MSER_*, HF_* and TFDS_* variables are set on the hosts too.
 # Exit code: the run's; 75 when this script is told to stop, after the run has saved.
 set -euo pipefail
+case " $* " in *" --help "* | *" -h "*) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 usage() { sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 [ $# -ge 5 ] || usage
 name=$1 type=$2 zone=$3 version=tpu-ubuntu2204-base keep='' create=()

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import pathlib
 import re
 import sys
@@ -56,7 +57,7 @@ def parse_flags(argv: Sequence[str], program: str = "mser_jax.main", usage: str 
       usage: what --help prints; it then exits with 0, and nothing is loaded.
     """
     if {"--help", "-help", "-h", "--helpfull", "--helpshort", "-?"} & set(argv[1:]):
-        print(f"usage: {usage}\n{flags.FLAGS.key_flags_help(sys.modules['__main__'])}".rstrip())
+        print(f"usage: {usage}".rstrip())
         raise SystemExit(0)
     try:
         spec, overrides, others = split_overrides(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
@@ -181,6 +182,8 @@ def load(spec: str, function: str = "get_config") -> Any:
     """
     name, _, arg = spec.partition(".py:")
     path = pathlib.Path(name if name.endswith(".py") else f"{name}.py")
+    with contextlib.suppress(RuntimeError):  # "~x" where nobody is called x
+        path = path.expanduser()
     if not path.is_file():
         near = difflib.get_close_matches(str(path), [str(p) for p in path.parent.glob("*.py")], n=1)
         raise ConfigError(f"--config={spec}: no file {path}" + (f". Did you mean {near[0]}?" if near else ""))
@@ -243,9 +246,45 @@ def from_dict(values: dict[str, Any]) -> ConfigDict:
     return ConfigDict(tuples(values))
 
 
+# Keys that hold a path, a model's path or hub id, corpora.
+_PATHS = r"init_from|checkpoint|filters\.emotion\.checkpoint|data\.data_dir|data\.feature_cache"
+_MODELS = r"(speech_encoder|text_encoder|llm)\.(init|tokenizer)|filters\.intelligibility\.model"
+_CORPORA = r"(data|evaluate)\.corpora"
+_NO_PATHS = ("", "auto", "byt5")
+
+
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """Copy a config so that it means the same from any working directory; gs://…, hub ids and names stay."""
+    from mser_jax import storage  # half a second, which a wrong command line need not wait for
+
+    out = config.copy_and_resolve_references()
+    for key, value in leaves(config):
+        if not isinstance(value, str) or value in _NO_PATHS:
+            continue
+        is_path = re.fullmatch(_PATHS, key) or (
+            re.fullmatch(_MODELS, key) and (value.startswith((".", "~", "/")) or pathlib.Path(value).is_dir())
+        )
+        if is_path:
+            _set(out, key, os.fspath(storage.absolute(value)))
+        elif re.fullmatch(_CORPORA, key):
+            # A folder's name may have an @ in it; a weight is a number behind the last.
+            _set(out, key, re.sub(
+                r"((?:^|,)\s*(?:speech_folder|m5ser):)([^,]+?)((?:@[0-9.e+-]+)?\s*(?=,|$))",
+                lambda found: f"{found[1]}{storage.absolute(found[2])}{found[3]}", value,
+            ))  # fmt: skip
+    return out
+
+
+def _set(config: ConfigDict, key: str, value: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        config = config[section]
+    config[last] = value
+
+
 def config_hash(config: ConfigDict) -> str:
-    """Twelve hex digits that change with any value of the config."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+    """Twelve hex digits that change with any value of the config, but not with how a path is written."""
+    return hashlib.sha256(to_json(with_absolute_paths(config)).encode()).hexdigest()[:12]
 
 
 def changes(before: ConfigDict, after: ConfigDict) -> list[str]:

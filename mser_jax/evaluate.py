@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 import jax
@@ -17,6 +16,7 @@ from mser_jax import lease, stages, state, storage
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
+from mser_jax.run import locate
 from mser_jax.stages.base import Params, Stage
 
 
@@ -33,23 +33,16 @@ class Checkpoint:
 
 
 def open_checkpoint(run: str, step: int, change: Callable[[ConfigDict], ConfigDict]) -> Checkpoint:
-    """The checkpoint of `step` (negative: the newest) of a training workdir, without its data.
+    """The checkpoint that `run` names, or of `step` (negative: the newest) of that training workdir, without its data.
 
     `change` makes the config that is used of the one it was trained with; the mesh is made of that.
 
     Raises:
         ConfigError: there is no such run; CheckpointError: it cannot be read.
     """
-    source = storage.absolute(run)
-    folder = source / "checkpoints"
-    if not folder.exists():
-        near = difflib.get_close_matches(
-            source.name, [p.name for p in source.parent.iterdir()] if source.parent.exists() else [], n=1
-        )
-        hint = f" Did you mean {source.parent / near[0]}?" if near else ""
-        raise config_lib.ConfigError(f"checkpoint={run}: no {folder}.{hint}")
-    checkpoints = Checkpoints(folder)
-    number = checkpoints.latest if step < 0 else step
+    where = locate(run, step)
+    checkpoints = Checkpoints(where.checkpoints)
+    number = checkpoints.latest if where.step is None else where.step
     metadata = checkpoints.metadata(number)
     config = change(config_lib.from_dict(metadata["config"]))
     with config_lib.blame("mesh"):
@@ -63,7 +56,7 @@ def open_checkpoint(run: str, step: int, change: Callable[[ConfigDict], ConfigDi
             return state.initial(definition, config.seed, wanted, stage.pretrained(abstract))
 
         params = checkpoints.restore_params(abstract, number, frozen)
-    return Checkpoint(config, stage, params, mesh, number, source)
+    return Checkpoint(config, stage, params, mesh, number, where.run)
 
 
 def merged_config(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
@@ -94,6 +87,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         ConfigError: no checkpoint is named, or there is none.
         LeaseError: another evaluation writes there.
     """
+    config = config_lib.with_absolute_paths(config)
     if not config.checkpoint:
         raise config_lib.ConfigError("--config.checkpoint=DIR is missing: the workdir of a training run")
     found = open_checkpoint(config.checkpoint, config.step, lambda trained: merged_config(config, trained))

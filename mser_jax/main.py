@@ -1,6 +1,8 @@
 """python -m mser_jax.main --config=configs/stage1.py[:variant] --workdir=DIR [--config.section.key=value …]
 
 Trains what the config says, or goes on with it where DIR holds a checkpoint; with configs/evaluate.py it scores one.
+DIR is a folder or gs://…. Of a run of several processes, where what starts them does not say (launch/):
+--coordinator=HOST[:PORT] of process 0, --num_processes=N, --process_id=I, or MSER_COORDINATOR, ….
 """
 
 from __future__ import annotations

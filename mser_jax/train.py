@@ -111,6 +111,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         StorageError: the data cannot be read.
         EvaluationError: the last evaluation failed; there is no FINISHED.
     """
+    config = config_lib.with_absolute_paths(config)
     if not workdir:
         raise config_lib.ConfigError("--workdir=DIR is missing: where checkpoints, metrics and results are kept")
     if storage.is_remote(workdir):

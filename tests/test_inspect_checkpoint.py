@@ -67,4 +67,4 @@ def test_says_what_is_not_there(tool, run, capsys):
     assert tool.main([f"{run}@7"]) == 2
     assert "No checkpoint of step 7" in capsys.readouterr().err
     assert tool.main([str(run / "nowhere")]) == 2
-    assert "there is no such directory" in capsys.readouterr().err
+    assert "no checkpoint below" in capsys.readouterr().err

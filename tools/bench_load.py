@@ -132,7 +132,11 @@ def main() -> None:
     for name, default in {"layers": 48, "width": 1024, "vocab": 65536}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help="of the random XLM-R")
     parser.add_argument("--devices", default="1,8", help="numbers of fake devices to load onto")
-    parser.add_argument("--directory", type=pathlib.Path, help="load this checkpoint (BERT or XLM-R) instead")
+    parser.add_argument(
+        "--directory",
+        type=lambda path: pathlib.Path(path).expanduser(),
+        help="load this checkpoint (BERT or XLM-R) instead",
+    )
     parser.add_argument("--measure", choices=sorted(LOADERS), help=argparse.SUPPRESS)
     parser.add_argument("--warm_up", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.evaluation import comparison, predictions
 from mser_jax.evaluation.rows import ADAPTATIONS
 
@@ -41,7 +42,7 @@ def folders(run_a: str, run_b: str) -> tuple[epath.Path, epath.Path]:
     """
     sides = []
     for run in (run_a, run_b):
-        path = epath.Path(run).expanduser()
+        path = storage.absolute(run)
         found = evaluations(path)
         if not found:
             there = "it has no evaluation with" if path.exists() else "there is no such folder; expected one with"

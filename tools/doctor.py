@@ -81,7 +81,7 @@ def devices() -> Iterator[Finding]:
 
 def place(name: str, path: str) -> Iterator[Finding]:
     """Room and permissions at `path`, local or gs://, by writing, reading, listing and deleting a small file."""
-    folder = epath.Path(path)
+    folder = storage.absolute(path)
     made = [p for p in (folder, *folder.parents) if not storage.is_remote(path) and not p.exists()]
     try:
         if made:

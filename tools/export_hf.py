@@ -25,7 +25,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
@@ -36,7 +35,9 @@ from mser_jax.checkpoint import Checkpoints
 from mser_jax.models import lora
 from mser_jax.pretrained import adapters, export, load
 from mser_jax.pretrained.keymap import KeyMap, PretrainedError
+from mser_jax.run import locate
 from mser_jax.stages import towers
+from mser_jax.storage import absolute
 
 Flat = dict[str, jax.Array]
 
@@ -72,19 +73,17 @@ class Run:
     """A checkpoint, read without its model: metadata, towers' configs, parameters on this machine's CPU."""
 
     def __init__(self, workdir: str, step: int | None) -> None:
-        folder = epath.Path(workdir) / "checkpoints"
-        if not folder.exists():
-            raise checkpoint.CheckpointError(f"{workdir}: no {folder}. Expected the workdir of a training run.")
-        checkpoints = Checkpoints(folder)
-        self.step = checkpoints.latest if step is None else step
+        where = locate(workdir, step)
+        checkpoints = Checkpoints(where.checkpoints)
+        self.step = checkpoints.latest if where.step is None else where.step
         self.metadata = checkpoints.metadata(self.step)
         if "architecture" not in self.metadata:
-            raise checkpoint.CheckpointError(f"{folder}: its metadata lacks the architecture: an older version's")
+            raise checkpoint.CheckpointError(f"{where.run}: its metadata lacks the architecture: an older version's")
         self.config: ConfigDict = config_lib.from_dict(self.metadata["config"])
         self.towers = towers.make(self.config, self.metadata["architecture"])
-        where = SingleDeviceSharding(jax.devices("cpu")[0])
+        device = SingleDeviceSharding(jax.devices("cpu")[0])
         abstract = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for path, leaf in checkpoints.shapes(self.step).items()
         }
         self.params: Flat = checkpoints.restore_params(abstract, self.step)
@@ -209,8 +208,8 @@ def export_run(
 def main() -> int:
     """0 when all is written, 1 with the reason on stderr when not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workdir", metavar="WORKDIR")
-    parser.add_argument("out", metavar="OUT", type=Path)
+    parser.add_argument("workdir", metavar="WORKDIR", help="of a training run, or a checkpoint in it")
+    parser.add_argument("out", metavar="OUT", type=lambda path: Path(absolute(path)))
     parser.add_argument("--step", type=int, help="default: the newest checkpoint")
     parser.add_argument("--adapters", action="store_true", help="LoRA as PEFT directories instead of merged")
     parser.add_argument(

@@ -4,7 +4,8 @@
     python tools/inspect_checkpoint.py RUN[@STEP] RUN[@STEP]    leaves, config and versions that differ; exit code 1
     … --values                                                  also reads the parameters: norms, or how far apart
 
-RUN is a training workdir (or its `checkpoints`), local or gs://; without @STEP it is the newest. Nothing is changed.
+RUN is a training workdir (or its `checkpoints`, or one of these), local or gs://; without @STEP it is the newest.
+Nothing is changed.
 """
 
 from __future__ import annotations
@@ -22,28 +23,24 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
-from etils import epath
 
 from mser_jax import config as config_lib
 from mser_jax.checkpoint import CheckpointError, Checkpoints, difference
 from mser_jax.data import fingerprint
+from mser_jax.run import locate
 
 
 class Opened:
     """One checkpoint of a run, opened to be read."""
 
     def __init__(self, spec: str) -> None:
-        """`spec`: RUN[@STEP]. Raises CheckpointError where there is none."""
+        """`spec`: RUN[@STEP]. Raises ConfigError: there is no such run. CheckpointError: it cannot be read."""
         run, _, step = re.fullmatch(r"(.*?)(@(\d+))?", spec).groups()
-        folder = epath.Path(run)
-        if (folder / "checkpoints").exists():
-            folder = folder / "checkpoints"
-        if not folder.exists():
-            raise CheckpointError(f"{run}: there is no such directory")
-        self._checkpoints = Checkpoints(folder)
+        where = locate(run, int(step) if step else None)
+        self._checkpoints = Checkpoints(where.checkpoints)
         self.steps = self._checkpoints.steps
-        self.step = int(step) if step else self._checkpoints.latest
-        self.name = f"{folder} @ {self.step}"
+        self.step = self._checkpoints.latest if where.step is None else where.step
+        self.name = f"{where.checkpoints} @ {self.step}"
         self.metadata = self._checkpoints.metadata(self.step)
         self.leaves = self._checkpoints.tree(self.step)
 
@@ -134,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
             print(describe(found[0], found[0].values() if options.values else None))
             return 0
         lines = compare(*found, options.values)
-    except CheckpointError as error:
+    except (config_lib.ConfigError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join([f"first:  {found[0].name}", f"second: {found[1].name}", *(lines or ["nothing differs"])]))

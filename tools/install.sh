@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the project into .venv (made when missing). Usage: tools/install.sh [EXTRA]
 set -euo pipefail
+case " $* " in *" --help "* | *" -h "*) sed -n '2,2s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}

@@ -16,6 +16,7 @@ import statistics
 
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.evaluation import report
 from mser_jax.evaluation.rows import ADAPTATIONS
 
@@ -94,7 +95,7 @@ def probes_of(runs: epath.Path) -> str:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=epath.Path)
+    parser.add_argument("runs", nargs="+", type=storage.absolute)
     folders = parser.parse_args().runs
     print(report.reference_table({name: ua for runs in folders for name, ua in rows_of(runs).items()}))
     print("\n".join(filter(None, map(probes_of, folders))))

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs with the [test] and [aot] extras, checks style, runs the tests. Arguments go to pytest. MSER_SHARED=DIR adds
-# the tests on real recordings.
+# Installs with the [test] and [aot] extras, checks style, runs the tests. MSER_SHARED=DIR adds the tests on real
+# recordings. Usage: tools/test.sh [pytest's options]
 set -euo pipefail
+case " $* " in *" --help "* | *" -h "*) sed -n '2,3s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/install.sh test,aot

@@ -31,7 +31,7 @@ ACOUSTIC_COLUMNS = ("pitch_hz", "loudness_db", "rate")
 
 def default_data_dir() -> str:
     """Where TFDS keeps data sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return os.environ.get("TFDS_DATA_DIR") or os.fspath(epath.Path("~/tensorflow_datasets").expanduser())
+    return os.fspath(storage.absolute(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 class TooManySkippedError(RuntimeError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.corpora import builder, emotions, public, registry, scratch, seen_by, source
 from mser_jax.corpora.builder import default_data_dir
 
@@ -52,7 +53,7 @@ def one(name: str, data_dir: str = "") -> dict[str, Any]:
         ]
     else:
         found["about"] = corpus.DESCRIPTION
-    return found | {"prepared": list(_prepared(name, epath.Path(data_dir or default_data_dir())))}
+    return found | {"prepared": list(_prepared(name, storage.absolute(data_dir or default_data_dir())))}
 
 
 def _prepared(name: str, data_dir: epath.Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import os
 from typing import Any
 
 import pyarrow as pa
@@ -87,6 +88,7 @@ def corpus_builder(
     given = {key: value for key, value in given.items() if value}
     if given and name not in public.NAMES:
         raise ValueError(f"corpus {name!r} takes no source, got {given}: it is made by this program or is a folder")
+    data_dir = os.fspath(storage.absolute(data_dir)) if data_dir else ""
     return builder_class.from_argument(argument, data_dir, **given)
 
 

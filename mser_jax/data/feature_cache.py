@@ -106,7 +106,7 @@ def folder_of(source: Source, where: str, key: Mapping[str, Any]) -> epath.Path:
             "one where the bucket is mounted with gcsfuse"
         )
     auto = epath.Path(shard_cache.local_folder(source.folder)) / "features"
-    root = auto if where == "auto" else epath.Path(where) / source.name
+    root = auto if where == "auto" else storage.absolute(where) / source.name
     text = json.dumps(key, sort_keys=True)
     return root / hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from mser_jax import storage
 
 PAD = 0
 
@@ -270,4 +273,4 @@ def _pack(rows: Sequence[Sequence[int]], max_tokens: int) -> tuple[np.ndarray, n
 @functools.lru_cache
 def get_tokenizer(name: str) -> Tokenizer:
     """The tokenizer called `name`: "byt5" or a directory. Raises FileNotFoundError for anything else."""
-    return ByteTokenizer() if name == "byt5" else DirectoryTokenizer(name)
+    return ByteTokenizer() if name == "byt5" else DirectoryTokenizer(os.fspath(storage.absolute(name)))

@@ -50,7 +50,7 @@ def write(folder: str, real: str = "", data_dir: str = "") -> epath.Path:
     """
     corpora = [open_corpus(spec, data_dir) for spec, _ in parse_specs(real)] if real else []
     corpus = open_corpus(f"m5ser:{folder}")
-    path = epath.Path(folder).expanduser()
+    path = storage.absolute(folder)
     report = json.loads((path / builder.REPORT_FILE).read_text())
     title = f"Data card of {path.name}: synthetic emotional speech"
     blocks = [

@@ -43,7 +43,7 @@ def run(config: ConfigDict, workdir: str, beam_args: Sequence[str] = ()) -> dict
     if not workdir:
         raise ConfigError("--workdir=DIR is missing: where the data set is written, a folder or gs://…")
     pipeline.check_args(beam_args)
-    folder = epath.Path(workdir).expanduser()
+    folder = storage.absolute(workdir)
     if storage.is_remote(folder):
         try:
             storage.check(folder)

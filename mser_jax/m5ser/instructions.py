@@ -8,8 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from etils import epath
-
+from mser_jax import storage
 from mser_jax.m5ser.engine import UnsupportedSpeechError
 
 OWN = Path(__file__).with_name("instructions.toml")
@@ -57,7 +56,7 @@ class Instructions:
 @functools.cache
 def _load(path: str) -> Mapping[str, Mapping[str, list[str]]]:
     try:
-        table = tomllib.loads(epath.Path(path).expanduser().read_text())
+        table = tomllib.loads(storage.absolute(path).read_text())
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path} with instructions") from error
     except tomllib.TOMLDecodeError as error:

@@ -22,6 +22,7 @@ from typing import Any
 import espeakng_loader
 import numpy as np
 
+from mser_jax import storage
 from mser_jax.m5ser import engines, prosody, world
 from mser_jax.m5ser.engine import Speech, UnsupportedSpeechError
 
@@ -68,7 +69,7 @@ class KokoroEngine:
         if importlib.util.find_spec("kokoro_onnx") is None:
             raise ImportError(INSTALL)
         world.check()
-        folder = Path(directory).expanduser()
+        folder = Path(storage.absolute(directory))
         self._model = _only(folder, model, "*.onnx")
         self._voices_file = _only(folder, voices_file, "voices*.bin", "voices*.npz")
         with np.load(self._voices_file) as voices:

@@ -84,7 +84,7 @@ class OpenAIEngine:
             f"{url.rstrip('/')}/audio/speech", key=engines.secret(api_key_env), concurrency=concurrency,
             requests_per_minute=requests_per_minute, timeout_seconds=timeout_seconds, attempts=attempts,
         )  # fmt: skip
-        self._cache = epath.Path(cache).expanduser() if cache else None
+        self._cache = storage.absolute(cache) if cache else None
         if not cache:
             logging.warning(
                 "%s: answers are not kept: a run that is killed asks (and pays) again for up to a chunk of them; set "

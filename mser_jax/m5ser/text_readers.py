@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.parquet
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.corpora import emotions
 from mser_jax.m5ser import texts as sentences_lib
 from mser_jax.m5ser.lines import Text
@@ -75,7 +76,7 @@ def read(spec: str, languages: Sequence[str]) -> Iterator[Text]:
     if bool(path) == (name == "sentences"):
         expected = "just 'sentences'" if name == "sentences" else f"'{name}:PATH'"
         raise ValueError(f"texts {spec!r}: expected {expected}")
-    for text in READERS[name](epath.Path(path).expanduser() if path else None):
+    for text in READERS[name](storage.absolute(path) if path else None):
         if text.language in languages:
             yield text
 

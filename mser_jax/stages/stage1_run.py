@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,6 +20,7 @@ from mser_jax.evaluation import zero_shot
 from mser_jax.models import lora
 from mser_jax.models.speech_reader import SpeechReader
 from mser_jax.parallel import sharding
+from mser_jax.run import locate
 from mser_jax.stages import exposure
 from mser_jax.stages.alignment import Alignment
 from mser_jax.stages.base import Params
@@ -34,20 +35,21 @@ def is_taken(path: str) -> bool:
 
 
 class Stage1Run:
-    """The newest checkpoint of a stage 1 run."""
+    """A checkpoint of a stage 1 run: the one that is named, else its newest."""
 
-    def __init__(self, workdir: str) -> None:
+    def __init__(self, path: str) -> None:
         """Raises ConfigError where there is none, or it is of another stage; CheckpointError where it is damaged."""
-        folder = epath.Path(workdir) / "checkpoints"
-        self._checkpoints = Checkpoints(folder) if folder.exists() else None
-        if self._checkpoints is None or self._checkpoints.latest is None:
-            raise config_lib.ConfigError(f"--config.init_from={workdir}: no checkpoint below {folder}")
-        self.workdir, self.step = workdir, self._checkpoints.latest
+        where = locate(path, what="--config.init_from")
+        self._checkpoints = Checkpoints(where.checkpoints)
+        if self._checkpoints.latest is None:
+            raise config_lib.ConfigError(f"--config.init_from={path}: no checkpoint below {where.checkpoints}")
+        self.workdir = os.fspath(where.run)
+        self.step = self._checkpoints.latest if where.step is None else where.step
         self._metadata = self._checkpoints.metadata(self.step)
         self._config = config_lib.from_dict(self._metadata["config"])
         if self._config.stage != "alignment":
             raise config_lib.ConfigError(
-                f"--config.init_from={workdir}: a run of {self._config.stage!r}, expected one of stage 1, 'alignment'"
+                f"--config.init_from={path}: a run of {self._config.stage!r}, expected one of stage 1, 'alignment'"
             )
 
     @property

@@ -9,8 +9,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 
-from etils import epath
-
+from mser_jax import storage
 from mser_jax.telemetry.hlo import Buffer
 from mser_jax.telemetry.roofline import Chip, Roofline
 from mser_jax.telemetry.throughput import duration
@@ -179,7 +178,7 @@ def write_html(path: str, p: Prediction, title: str) -> None:
     images = "\n".join(f'<p><img alt="" src="data:image/png;base64,{picture}"></p>' for picture in pictures)
     body = f"<h1>{html.escape(title)}</h1>\n<p><b>{html.escape(NOTE)}</b></p>\n{images}\n"
     page = f'<!doctype html>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n{body}'
-    epath.Path(path).write_text(f"{page}<pre>{html.escape(text(p, title))}</pre>\n")
+    storage.absolute(path).write_text(f"{page}<pre>{html.escape(text(p, title))}</pre>\n")
 
 
 def _png(figure: object) -> str:

@@ -12,8 +12,8 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from etils import epath
 
+from mser_jax import run
 from mser_jax.config import ConfigError
 from mser_jax.m5ser.filters.base import Candidate, Verdict
 
@@ -22,7 +22,7 @@ from mser_jax.m5ser.filters.base import Candidate, Verdict
 class EmotionAgreement:
     """Rejects where the model gives the emotion that was asked for too little probability.
 
-    checkpoint: workdir of a training run, stage 1 or 2. step: of the checkpoint, -1 the newest.
+    checkpoint: workdir of a training run, stage 1 or 2, or a checkpoint in it. step: of it, -1 the newest.
     labels: what the probabilities are shared among, separated by commas; every emotion of the plan is to be there.
     min_probability: .1 of six rejects where the model is rather sure of another.
     """
@@ -37,8 +37,8 @@ class EmotionAgreement:
 
     def __post_init__(self) -> None:
         """Refuses at the start what would fail in the first chunk."""
-        if self.checkpoint and not (epath.Path(self.checkpoint) / "checkpoints").exists():
-            raise ConfigError(f"filters.emotion.checkpoint={self.checkpoint}: no checkpoints there; {self.HOW}")
+        if self.checkpoint:
+            run.locate(self.checkpoint, self.step, what="filters.emotion.checkpoint")
 
     @functools.cached_property
     def _labels(self) -> tuple[str, ...]:
