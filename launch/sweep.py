@@ -101,12 +101,17 @@ def load(spec: str, workdir: str, only: str, shared: Sequence[str]) -> list[Row]
     """The rows of a sweep file.
 
     Raises:
-        ConfigError: no such file, two rows of one name, or an override that the config refuses (which row, and why).
+        ConfigError: no such file, no row, two rows of one name, or an override that the config refuses (which row, and
+            why).
     """
+    try:
+        wanted = re.compile(only)
+    except re.error as error:
+        raise config_lib.ConfigError(f"--only={only}: not a regular expression ({error})") from None
     rows = []
     for given in config_lib.load(spec, "get_rows"):
         arguments = [f"--config.{key}={value}" for key, value in given["overrides"].items()] + list(shared)
-        if not re.search(only, given["name"]):
+        if not wanted.search(given["name"]):
             continue
         path = given["config"] if pathlib.Path("configs").is_dir() else str(HERE.parent / given["config"])
         try:
@@ -117,6 +122,9 @@ def load(spec: str, workdir: str, only: str, shared: Sequence[str]) -> list[Row]
         line = (f"--config={path}", f"--workdir={folder}", *arguments)
         rows.append(Row(given["name"], config, folder, line, given["overrides"]))
     names = [row.name for row in rows]
+    if not rows:
+        every = ", ".join(given["name"] for given in config_lib.load(spec, "get_rows"))
+        raise config_lib.ConfigError(f"--only={only}: no row matches; there are {every or 'none'}")
     if twice := {name for name in names if names.count(name) > 1}:
         raise config_lib.ConfigError(f"{spec}: rows of the same name: {', '.join(sorted(twice))}")
     return rows
@@ -267,11 +275,13 @@ def _kubectl(row: Row, how: Sequence[str]) -> str:
     return subprocess.run(line, input=filled, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def table(rows: Sequence[Row], failed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A line a row: name, status, hash, step, overrides, and the averages of its last evaluations."""
     lines = []
     for row in rows:
-        line = {"name": row.name, "status": row.status().partition(":")[0], "config_hash": row.hash}
+        status = row.status().partition(":")[0]
+        status = "failed" if row.name in failed and status == "open" else status
+        line = {"name": row.name, "status": status, "config_hash": row.hash}
         line |= {"step": (row.finished() or {}).get("step", ""), "workdir": str(row.workdir), **row.overrides}
         for evaluator, folder in _last_evaluations(row.workdir):
             macro = json.loads((folder / "results.json").read_text())["macro"]
@@ -293,9 +303,9 @@ def _last_evaluations(workdir: epath.Path) -> list[tuple[str, epath.Path]]:
     return found
 
 
-def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
+def write_csv(rows: Sequence[Row], path: epath.Path, failed: Sequence[str] = ()) -> None:
     """The table as CSV, whole or not at all."""
-    lines = table(rows)
+    lines = table(rows, failed)
     columns = list(dict.fromkeys(key for line in lines for key in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -325,7 +335,11 @@ def main() -> int:
     options, shared = parser.parse_known_args()
     if wrong := [argument for argument in shared if not re.match(r"--config\..+=", argument)]:
         parser.error(f"{wrong[0]}: expected --config.section.key=value")
+    if options.jobs < 1 or not 0 < options.heartbeat < 1e6:
+        parser.error(f"--jobs={options.jobs} --heartbeat={options.heartbeat}: expected 1 or more, more than 0")
     try:
+        if options.launcher != "print" and not options.status:
+            config_lib.check_output("workdir", options.workdir)
         rows = load(options.sweep, options.workdir, options.only, shared)
     except config_lib.ConfigError as error:
         raise SystemExit(f"error: {error}") from error
@@ -345,7 +359,7 @@ def main() -> int:
         failed = runner.failed
     elif not options.status:
         failed = submit(rows, options.launcher, options.submit, again=options.resubmit)
-    write_csv(rows, storage.absolute(options.workdir) / "sweep.csv")
+    write_csv(rows, storage.absolute(options.workdir) / "sweep.csv", failed)
     return 1 if failed else 0
 
 

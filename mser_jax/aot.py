@@ -34,7 +34,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
-from mser_jax import stages, train
+from mser_jax import stages, storage, train
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.parallel import sharding
 from mser_jax.stages.alignment import SYNTHETIC
@@ -276,6 +276,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", default="", help="an HTML page of it")
     args = parser.parse_args(argv)
     try:
+        if args.report:
+            config_lib.check_output("report", storage.absolute(args.report).parent)
         devices, chip = devices_of(args.topology, args.slices)
         config = prepare(args.config, args.set)
         title = f"{args.config} on {args.topology}" + (f" × {args.slices} slices" if args.slices > 1 else "")

@@ -31,6 +31,16 @@ class ConfigError(ValueError):
     """The config cannot be run as it is; the message says what to change."""
 
 
+def check_output(option: str, folder: os.PathLike | str) -> None:
+    """Raises ConfigError where nothing can be written to the folder of --`option`; makes it where it is missing."""
+    from mser_jax import storage
+
+    try:
+        storage.check(folder)
+    except (PermissionError, ValueError) as error:
+        raise ConfigError(f"--{option}={os.fspath(folder)}: {error}") from error
+
+
 @contextlib.contextmanager
 def blame(section: str) -> Iterator[None]:
     """What code below says is wrong with its arguments is wrong with this section of the config."""
@@ -38,7 +48,7 @@ def blame(section: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise ConfigError(f"--config.{section}: {error}") from error
 
 

@@ -90,6 +90,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     config = config_lib.with_absolute_paths(config)
     if not config.checkpoint:
         raise config_lib.ConfigError("--config.checkpoint=DIR is missing: the workdir of a training run")
+    target = storage.absolute(workdir) if workdir else locate(config.checkpoint, config.step).run / "evaluation"
+    config_lib.check_output("workdir", target)
     found = open_checkpoint(config.checkpoint, config.step, lambda trained: merged_config(config, trained))
     target = storage.absolute(workdir) if workdir else found.run / "evaluation"
     with jax.set_mesh(found.mesh), lease.held(target, "evaluate"):

@@ -172,10 +172,21 @@ def replace(path: epath.Path, content: str | bytes) -> None:
 def check(folder: epath.PathLike) -> None:
     """Writes, reads, lists and deletes a small object below `folder`: all that a run does there.
 
+    A local folder is made where it is missing.
+
     Raises:
-        PermissionError: one of them was refused; the message names the permission and how to grant it.
+        PermissionError: one of them was refused; the message names the permission and how to grant it, or what of a
+            local folder is wrong (a file lies there, no room, read-only, …).
     """
-    path = epath.Path(folder) / f".check-{uuid.uuid4().hex[:8]}"
+    path = absolute(folder) / f".check-{uuid.uuid4().hex[:8]}"
+    if not is_remote(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("mser_jax")
+            path.unlink()
+        except OSError as error:
+            raise PermissionError(f"nothing can be written to {path.parent}: {error.strerror or error}") from error
+        return
     attempts = {
         "storage.objects.create": lambda: path.write_text("mser_jax"),
         "storage.objects.get": path.read_text,

@@ -114,11 +114,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     config = config_lib.with_absolute_paths(config)
     if not workdir:
         raise config_lib.ConfigError("--workdir=DIR is missing: where checkpoints, metrics and results are kept")
-    if storage.is_remote(workdir):
-        try:
-            storage.check(workdir)
-        except PermissionError as error:
-            raise config_lib.ConfigError(f"--workdir={workdir}: {error}") from error
+    config_lib.check_output("workdir", workdir)
     with config_lib.blame("mesh"):
         mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, mode=config.mesh.mode)
     watchdog = Watchdog(

@@ -25,6 +25,8 @@ TEXT_COLUMNS = (
 )
 # Primary subtags that name no language: none given, undetermined, several, none at all (ISO 639-2).
 UNKNOWN_LANGUAGES = {"", "und", "mul", "zxx", "mis"}
+# As records call them (corpora/record.py).
+_SPLITS = ("train", "validation", "test")
 NUMBER_COLUMNS = ("duration_s", "pitch_hz", "loudness_db", "rate")
 
 
@@ -175,6 +177,32 @@ class MixtureTable:
             )
         columns = {name: values[keep] for name, values in self.columns.items()}
         return dataclasses.replace(self, columns=columns, removed=tuple(removed))
+
+    def lacking(self, ranges: str) -> list[str]:
+        """List those of a comma list of language ranges that no record is in."""
+        tags = np.array(sorted(set(self["language"].tolist())), object)
+        return [item for item in _items(ranges) if not _matches(tags, [item]).any()]
+
+    def check_names(self, *, include_languages: str = "", split: str = "") -> None:
+        """Refuse what is probably a slip: a language or a split that is not there.
+
+        The three usual splits need not be there, nor any split in corpora that have none.
+
+        Raises:
+            ValueError: names it, and what there is.
+        """
+        if lacking := self.lacking(include_languages):
+            raise ValueError(
+                f"include_languages={include_languages}: no record is in {', '.join(lacking)}; {self.languages_there()}"
+            )
+        there = set(self["split"].tolist())
+        if unknown := [name for name in _items(split) if name not in there and name not in _SPLITS]:
+            found = ", ".join(sorted(there - {""})) or "none"
+            raise ValueError(f"split={split}: no record is in {', '.join(unknown)}; splits there: {found}")
+
+    def languages_there(self) -> str:
+        """Say which languages the records are in, for messages."""
+        return f"languages there: {', '.join(sorted(set(self['language'].tolist())))}"
 
     def labels(self, vocabularies: Vocabularies | None = None) -> dict[str, np.ndarray]:
         """int32 [n] columns of the batch: emotion, language, speaker, domain, parallel_id.

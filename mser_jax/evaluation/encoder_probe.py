@@ -8,7 +8,7 @@ centres embeddings: by corpus (in one language) or by speaker, labels unseen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -37,6 +37,13 @@ def standardised(
     return centred / np.sqrt(variances + 1e-12), fallback
 
 
+def check_labels(emotions: Iterable[str], label_space: Sequence[str]) -> None:
+    """Raises ValueError where a label has no utterance to learn from, or an emotion is no label."""
+    heard = set(map(str, emotions))
+    if heard != set(label_space):
+        raise ValueError(f"a probe of {sorted(label_space)} has {sorted(heard)} to learn from")
+
+
 def probabilities(
     train: np.ndarray, emotions: np.ndarray, features: np.ndarray, label_space: Sequence[str]
 ) -> np.ndarray:
@@ -45,9 +52,7 @@ def probabilities(
     Raises:
       ValueError: a label has no utterance to learn from, or an emotion is no label.
     """
-    heard = set(map(str, emotions))
-    if heard != set(label_space):
-        raise ValueError(f"a probe of {sorted(label_space)} has {sorted(heard)} to learn from")
+    check_labels(emotions, label_space)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=_C, class_weight="balanced", max_iter=1000))
     probe.fit(train, emotions)
     return probe.predict_proba(features)[:, [list(probe.classes_).index(label) for label in label_space]]

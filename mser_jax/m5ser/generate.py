@@ -44,11 +44,7 @@ def run(config: ConfigDict, workdir: str, beam_args: Sequence[str] = ()) -> dict
         raise ConfigError("--workdir=DIR is missing: where the data set is written, a folder or gs://…")
     pipeline.check_args(beam_args)
     folder = storage.absolute(workdir)
-    if storage.is_remote(folder):
-        try:
-            storage.check(folder)
-        except PermissionError as error:
-            raise ConfigError(f"--workdir={workdir}: {error}") from error
+    config_lib.check_output("workdir", workdir)
     with build_lock(folder):
         return _run(config, folder, beam_args)
 

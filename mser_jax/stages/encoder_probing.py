@@ -33,9 +33,12 @@ class EncoderProbeEvaluator:
     name = "encoder_probe"
 
     def __init__(self, config: ConfigDict, embedder: SpeechEmbedder, data: SpeechData) -> None:
-        """Raises ConfigError for a label space that is none, or an unknown adaptation."""
-        self._embed, self._data = embedder, data
+        """Raises ConfigError as scoring.Evaluation does, and where the training data is gone or lacks a label."""
+        self._embed = embedder
         self._evaluation = scoring.Evaluation(config, data)
+        with config_lib.blame("evaluate.encoder_probe"):
+            self._heard = data.table.filter(emotions=self._evaluation.labels)
+            encoder_probe.check_labels(self._heard["emotion"], self._evaluation.labels)
 
     def run(self, params: Params, step: int, run: epath.Path, folder: epath.Path) -> Iterator[tuple[str, float]]:
         """Yields the averages over languages and each language's UA.
@@ -44,8 +47,7 @@ class EncoderProbeEvaluator:
             ConfigError: the training data is gone, or lacks one of the labels.
         """
         evaluation = self._evaluation
-        with config_lib.blame("evaluate.encoder_probe"):
-            heard = self._data.table.filter(emotions=evaluation.labels)
+        heard = self._heard
         train, learned = self._embed.layer_means(params, heard)
         features, kept = self._embed.layer_means(params, evaluation.table)
         of_train = {name: heard[name][learned] for name in rows.COLUMNS}

@@ -130,7 +130,10 @@ class Evaluation:
     """Which utterances are scored, which only calibrate, and how the figures of a checkpoint are written."""
 
     def __init__(self, config: ConfigDict, data: SpeechData) -> None:
-        """Raises ConfigError for a label space that is none, or an unknown adaptation."""
+        """Opens what is scored. Raises ConfigError for what a run would else tell after hours.
+
+        That is an unknown label space or adaptation, corpora or filters that leave nothing, no utterance with a label.
+        """
         self._config, self._data = config, data
         self.adapt = names(config.evaluate.adapt)
         unknown = set(self.adapt) - set(rows.ADAPTATIONS)
@@ -140,6 +143,13 @@ class Evaluation:
             )
         with config_lib.blame("evaluate"):
             self.labels = emotions.label_space(config.evaluate.label_space)
+            data.whole_table().check_names(split=config.evaluate.dev_split)
+        there = sorted(set(self.table["emotion"].tolist()) - {""})
+        if not set(there) & set(self.labels):
+            raise config_lib.ConfigError(
+                f"--config.evaluate.label_space={config.evaluate.label_space}: no utterance that is scored has a label "
+                f"of {', '.join(self.labels)}; there is {', '.join(there)}"
+            )
 
     @property
     def together(self) -> bool:

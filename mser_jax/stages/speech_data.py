@@ -27,6 +27,9 @@ from mser_jax.stages.frozen_features import FrozenFeatures
 from mser_jax.stages.frozen_texts import FrozenTexts
 from mser_jax.telemetry.compiling import Compilations
 
+# `data.exclude_languages` of configs/stage1.py.
+USUALLY_EXCLUDED = "fa,pl"
+
 
 def names(text: str) -> tuple[str, ...]:
     """'a, b' -> ('a', 'b')."""
@@ -154,12 +157,32 @@ class SpeechData:
             return self._whole(self._config.evaluate.corpora or self._config.data.corpora).filter()
 
     def _filtered(self, specs: str, section: ConfigDict, emotions: tuple[str, ...] | None) -> sources.MixtureTable:
-        return self._whole(specs).filter(
+        whole = self._whole(specs)
+        # The training of a checkpoint that is scored is over.
+        if self._metadata is None or section is self._config.evaluate:
+            whole.check_names(include_languages=section.include_languages, split=section.split)
+            self._check_excluded(whole, section.exclude_languages)
+        return whole.filter(
             include_languages=section.include_languages,
             exclude_languages=section.exclude_languages,
             split=section.split,
             emotions=emotions,
         )
+
+    def _check_excluded(self, whole: sources.MixtureTable, languages: str) -> None:
+        """Raises ValueError where an excluded language is in no corpus of the run, trained on or scored: a slip.
+
+        What stage 1's config excludes unasked is M5SER-mini's, and need not be in corpora that others name.
+        """
+        lacking = [] if languages == USUALLY_EXCLUDED else whole.lacking(languages)
+        data, evaluate = self._config.data.corpora, self._config.evaluate.corpora
+        for specs in dict.fromkeys((data, evaluate)) if lacking and self._metadata is None else ():
+            if specs:
+                lacking = [item for item in lacking if self._whole(specs).lacking(item)]
+        if lacking:
+            raise ValueError(
+                f"exclude_languages={languages}: no record is in {', '.join(lacking)}; {whole.languages_there()}"
+            )
 
     def _whole(self, specs: str) -> sources.MixtureTable:
         if specs not in self._unfiltered:
