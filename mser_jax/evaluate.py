@@ -93,7 +93,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     target = storage.absolute(workdir) if workdir else locate(config.checkpoint, config.step).run / "evaluation"
     config_lib.check_output("workdir", target)
     found = open_checkpoint(config.checkpoint, config.step, lambda trained: merged_config(config, trained))
-    target = storage.absolute(workdir) if workdir else found.run / "evaluation"
     with jax.set_mesh(found.mesh), lease.held(target, "evaluate"):
         found.stage.prepare(found.params, found.mesh, lambda: False)
         for evaluator in found.stage.evaluators(found.mesh):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pkgutil
 import py_compile
+import shutil
 import subprocess
 import sys
 
@@ -82,6 +83,33 @@ def test_tool_says_what_it_takes(path, told):
     py_compile.compile(str(path), doraise=True)
     said = (told / path.name).read_text()
     assert "usage" in said.lower() and "Traceback" not in said, said
+
+
+SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), *ROOT.glob("tools/*.sh"), ROOT / "launch/slurm.sbatch"])
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
+def test_script_says_what_it_takes_and_does_nothing(path, option, tmp_path):
+    """Nothing: there is nothing on its PATH that could."""
+    for name in ("sed", "dirname", "realpath", "bash"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    done = subprocess.run([shutil.which("bash"), path, option], env={"PATH": str(tmp_path)}, cwd=tmp_path, text=True,
+                          capture_output=True, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: " in done.stdout and "set -" not in done.stdout
+
+
+PROGRAMS = ["main", "predict", "aot", "corpora", "m5ser", "m5ser.card"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_says_what_it_takes(name, tmp_path):
+    line = [sys.executable, "-m", f"mser_jax.{name}", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("launch/*.sh"), *ROOT.glob("tools/*.sh"), ROOT / ".ci/run"]))

@@ -86,6 +86,23 @@ def test_resuming_with_another_config_says_what_changed(run, tmp_path, caplog):
     ]
 
 
+@pytest.mark.parametrize("place", ["file/run", "file", "/proc/run"])
+def test_a_place_that_cannot_be_written_to_is_told_first(run, tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(config_lib.ConfigError, match=r"--workdir=.*: nothing can be written to .*: .+") as error:
+        run(tmp_path / place)
+    assert "\n" not in str(error.value)
+
+
+def test_a_relative_workdir_trains_and_goes_on(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("runs/x", train={"budget": "4 steps"})
+    monkeypatch.chdir(tmp_path / "runs")
+    run("../runs/x", train={"budget": "8 steps"})
+    assert Checkpoints("x/checkpoints").latest == 8
+    assert sorted(path.name for path in (tmp_path / "runs" / "x" / "checkpoints").iterdir()) == ["4", "8"]
+
+
 def test_ctrl_c_saves_too_and_handlers_are_put_back(run, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(preemption.Preempted):

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import re
 import signal
 import time
 
@@ -67,6 +68,7 @@ def test_preempted_rows_go_on_failed_ones_are_told_and_other_configs_are_refused
     code, _, err = sweeps.run(path, tmp_path / "runs")
     assert code == 1 and "row/3: FAILED, exit code 3" in err and "row/75: preempted, goes on" in err
     assert sweeps.times_run(tmp_path / "runs", [75, 3, 8]) == {75: 2, 3: 1, 8: 1}
+    assert [row["status"] for row in rows_of(tmp_path / "runs")] == ["done", "failed", "done"]
     code, _, err = sweeps.run(path, tmp_path / "runs", "--only=8", "--config.optim.learning_rate=0.5")
     assert code == 1 and "row/8: FAILED, another config: optim.learning_rate: 0.001 → 0.5" in err
     assert sweeps.times_run(tmp_path / "runs", [8]) == {8: 1}
@@ -78,6 +80,21 @@ def test_mistakes_are_told_before_anything_runs(tmp_path):
     assert code == 1 and "row row/1: --config.sed: the config has no 'sed'" in err and "Traceback" not in err
     code, _, err = sweeps.run(sweeps.write(tmp_path, [1, 1]), tmp_path / "runs")
     assert code == 1 and "rows of the same name: row/1" in err
+
+
+def test_a_list_of_nothing_is_a_mistake(tmp_path):
+    path = sweeps.write(tmp_path, [1, 2])
+    (tmp_path / "file").touch()
+    for options, message in (
+        ([tmp_path / "runs", "--only=zzz"], "error: --only=zzz: no row matches; there are row/1, row/2"),
+        ([tmp_path / "runs", "--only=("], "error: --only=(: not a regular expression"),
+        ([tmp_path / "runs", "--config.seed=-1"], "error: .*row row/1: --config.seed=-1: expected a number"),
+        ([tmp_path / "file" / "runs"], "error: --workdir=.*/file/runs: nothing can be written"),
+    ):
+        code, _, err = sweeps.run(path, *options)
+        assert code == 1 and "Traceback" not in err and len(err.splitlines()) == 1, err
+        assert re.match(re.sub(r"([()])", r"\\\1", message), err), err
+    assert sweeps.times_run(tmp_path / "runs", [1, 2]) == {1: 0, 2: 0}
 
 
 def test_print_gives_the_lines_that_are_left(tmp_path):

@@ -9,11 +9,12 @@ from matplotlib.image import imread
 from scipy.special import softmax
 
 from configs import evaluate as evaluate_config
+from configs import stage1 as stage1_config
 from mser_jax import config as config_lib
 from mser_jax import evaluate as checkpoint_evaluation
 from mser_jax import stages
 from mser_jax.evaluation import calibration, incongruence, report
-from mser_jax.stages import scoring
+from mser_jax.stages import scoring, speech_data
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,46 @@ def test_dev_utterances_are_never_scored(evaluate):
     assert set(halves.dev_table["speaker"][english]) == {"m5ser_mini:m6"}
     assert evaluate(dev_utterances=0).dev_table is None
     assert set(evaluate(label_space="angry,sad").dev_table["emotion"]) == {"angry", "sad"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"include_languages": "xx"},
+            "include_languages=xx: no record is in xx; languages there: de, en, fa, pl",
+        ),
+        ({"include_languages": "pl,plx"}, "no record is in plx"),
+        ({"exclude_languages": "xx,pl"}, "evaluate: exclude_languages=xx,pl: no record is in xx"),
+        ({"split": "tset"}, "evaluate: split=tset: no record is in tset; splits there: test, train, validation"),
+        ({"dev_split": "trian"}, "no record is in trian"),
+        ({"corpora": "speech_folder:nowhere/at/all"}, "nowhere/at/all"),
+        ({"label_space": "8"}, "label space 8"),
+        ({"include_languages": "pl", "exclude_languages": "pl"}, "No records left"),
+        ({"label_space": "disgust,disappointed"}, "disappointed|no utterance that is scored has a label"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_told_when_it_is_made(evaluate, overrides, message):
+    with pytest.raises(config_lib.ConfigError, match=message):
+        evaluate(**overrides)
+
+
+def test_what_is_excluded_is_somewhere_in_the_run(tiny):
+    """Of what is trained on or of what is scored; the two languages that stage 1's config excludes need not be."""
+    german = tiny().data.corpora.replace(
+        "train_languages=en+de;test_languages=fa+pl", "train_languages=de;test_languages="
+    )
+
+    def table(**overrides):
+        return stages.make(tiny(**{"data.corpora": german, **overrides}))._data.table
+
+    assert stage1_config.get_config().data.exclude_languages == speech_data.USUALLY_EXCLUDED
+    assert set(table()["primary"]) == {"de"}, "no Persian and no Polish there"
+    with pytest.raises(config_lib.ConfigError, match="data: exclude_languages=fa: no record is in fa"):
+        table(**{"data.exclude_languages": "fa"})
+    assert len(table(**{"data.exclude_languages": "fa", "evaluate.corpora": tiny().data.corpora}))
+    with pytest.raises(config_lib.ConfigError, match="no record is in xx"):
+        table(**{"data.exclude_languages": "fa,xx", "evaluate.corpora": tiny().data.corpora})
 
 
 def sure(references, classes, sharpness, right, rng):
