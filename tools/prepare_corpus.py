@@ -34,6 +34,9 @@ def main() -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(storage.explain(error) or error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing of this build is kept", file=sys.stderr)
+        return 130
     report = json.loads(corpus.report_path.read_text())
     print(f"{record.storable(args.spec)}: {'found' if found else 'built'} in {corpus.data_dir}")
     print("\n".join(listing.describe(report)))

@@ -186,6 +186,14 @@ def test_emobox_as_an_index(tmp_path):
     assert records[names[0]].speaker == "iemocap:Ses01F" and records[names[18]].gender == "male"
     assert records[names[1]].emotion_native == "Happy" and records[names[4]].emotion_native == "exc"
     assert [row["emobox_fold"] for row in index] == [1] * 12 + [2] * 12 and report["emobox"]["found"] == 24
+    for name in names[::2]:
+        next((clone / "downloads").rglob(f"{name}.wav")).unlink()
+    with pytest.raises(
+        completeness.PartialCorpusError, match=r"12 of 24 utterances.*at least 12 recordings are missing"
+    ):
+        miniature.build("emobox:iemocap", clone, tmp_path / "half", allow_partial=False)
+    half, *_ = miniature.build("emobox:iemocap", clone, tmp_path / "half")
+    assert list(half) == names[1::2]
     opened = registry.open_corpus("emobox:iemocap:emobox-2", str(tmp_path / "data"))
     assert opened.index["split"].to_pylist() == ["train"] * 12 + ["test"] * 12 and opened.name == "emobox_iemocap"
 
