@@ -78,7 +78,8 @@ class Checkpoints:
                 just like that to whoever else opens the directory.
         """
         self._content, self._frozen = content, ""
-        self._step_under_way, self._checked = -1, set[int]()
+        self._under_way: tuple[int, dict[str, Any]] = (-1, {})
+        self._checked = set[int]()
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_latest)]
         if keep_every:
@@ -145,7 +146,7 @@ class Checkpoints:
             # What is frozen never changes.
             self._frozen = self._frozen or fingerprint(state.frozen)
             metadata["frozen"] = self._frozen
-        self._step_under_way = step
+        self._under_way = step, metadata
         try:
             self._orbax.save_checkpointables_async(step, _items(state, params), force=True, custom_metadata=metadata)
         except Exception as error:
@@ -153,10 +154,11 @@ class Checkpoints:
 
     def _add_checksums(self) -> None:
         """Called on process 0, in the thread that writes."""
-        folder = self.directory / str(self._step_under_way)
+        step, metadata = self._under_way
+        folder = self.directory / str(step)
         if not storage.is_remote(folder):
             (folder,) = self.directory.glob(f"{folder.name}.*tmp*")
-        integrity.write(folder)
+        integrity.write(folder, metadata)
 
     def wait(self) -> None:
         """Returns when no save is under way.

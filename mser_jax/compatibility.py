@@ -74,13 +74,12 @@ def shown(lines: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in [*lines[:_SHOWN_LEAVES], *more])
 
 
-def deciding_changes(before: Mapping[str, Any], after: Mapping[str, Any], sections: str = "") -> list[str]:
+def deciding_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """'key: old → new' for what decides the leaves and differs between two checkpoints' metadata.
 
     Args:
-        before: with `config`, and `architecture` where the stage has one.
+        before: with `config`, and `architecture` and `num_classes` where the stage has them.
         after: likewise.
-        sections: a regex that keys begin with; others are not compared.
     """
     configs = (config_lib.from_dict(told.get("config", {})) for told in (before, after))
     changed = [line for line in config_lib.changes(*configs)
@@ -89,15 +88,19 @@ def deciding_changes(before: Mapping[str, Any], after: Mapping[str, Any], sectio
     towers = (config_lib.from_dict(told.get("architecture", {})) for told in (before, after))
     known = [line.partition(":")[0].replace(".sizes.", ".") for line in changed]
     changed += [f"architecture.{line}" for line in config_lib.changes(*towers) if line.partition(":")[0] not in known]
-    return [line for line in changed if re.match(sections, line.removeprefix("architecture."))]
+    # Speakers and languages of the training data: an adversary has a class for each.
+    classes = (config_lib.from_dict(told.get("num_classes", {})) for told in (before, after))
+    return changed + [f"number of classes, {line}" for line in config_lib.changes(*classes)]
 
 
 def explained(mismatch: CheckpointMismatch, before: Mapping[str, Any], after: Mapping[str, Any]) -> CheckpointMismatch:
     """The mismatch with the config keys that it comes from."""
     if lines := deciding_changes(before, after):
-        why = f"Since this checkpoint was written the config changed: {'; '.join(lines)}. Set that back, or begin in " \
-              "another --workdir"  # fmt: skip
+        why = (
+            f"What decides the leaves of a checkpoint changed since this one was written: {'; '.join(lines)}. Set that "
+            "back, or begin in another --workdir"
+        )
     else:
         old, new = before.get("versions", {}).get("mser_jax", "unknown"), versions()["mser_jax"]
-        why = f"No key of the config changed that decides this: the code did (mser_jax {old} then, {new} now)"
+        why = f"Neither config nor data decide otherwise on the leaves: the code does (mser_jax {old} then, {new} now)"
     return CheckpointMismatch(f"{why}. {mismatch}")

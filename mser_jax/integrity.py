@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -28,13 +29,23 @@ FILE = "checksums.json"
 _MARK = "commit_success.txt"
 # Orbax writes it once more after that, with the time of the commit in it: it counts by what else it says.
 _METADATA, _COMMIT_TIME = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"
+_METADATA_SECONDS = 60
 _NOBODYS = re.compile(r"(^|/)(\.[^/]*)?$")
 _BLOCK = 2**20
 _THREADS = 8
 
 
-def write(folder: epath.Path) -> None:
-    """Writes the checksums of all files below `folder`."""
+def write(folder: epath.Path, told: dict[str, Any]) -> None:
+    """Writes the checksums of all files below `folder`, once the metadata `told` are among them.
+
+    Raises:
+        TimeoutError: they are not, though Orbax, which writes them in a thread of its own, had a minute for it.
+    """
+    wanted, deadline = json.dumps(told, sort_keys=True), time.monotonic() + _METADATA_SECONDS
+    while json.dumps(metadata(folder, ()), sort_keys=True) != wanted:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{folder / _METADATA} was not written in {_METADATA_SECONDS} s")
+        time.sleep(0.01)
     found = _files(folder)
     sums = _checksums(folder, found)
     listed = {name: [0 if name == _METADATA else found[name]["size"], sums[name]] for name in sorted(found)}
@@ -157,10 +168,10 @@ def _told(path: epath.Path) -> str:
     """Of the metadata without the time of the commit, or "" where they are no JSON with a time or none."""
     try:
         told = json.loads(path.read_bytes())
-        time = told.pop(_COMMIT_TIME)
+        at = told.pop(_COMMIT_TIME)
     except (ValueError, AttributeError, KeyError):
         return ""
-    if not (time is None or (isinstance(time, int) and 10**18 <= time < 10**19)):
+    if not (at is None or (isinstance(at, int) and 10**18 <= at < 10**19)):
         return ""
     return _encode(google_crc32c.value(json.dumps(told, sort_keys=True).encode()))
 

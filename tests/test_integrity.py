@@ -4,6 +4,7 @@ import json
 import pathlib
 import random
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -142,8 +143,8 @@ def test_a_checkpoint_never_counts_as_complete_without_its_checksums(copy, monke
     seen = []
     write = integrity.write
 
-    def watched(folder):
-        write(folder)
+    def watched(folder, told):
+        write(folder, told)
         seen.append((folder.name, sorted(path.name for path in copy.iterdir())))
 
     monkeypatch.setattr(integrity, "write", watched)
@@ -153,7 +154,7 @@ def test_a_checkpoint_never_counts_as_complete_without_its_checksums(copy, monke
     ((name, there),) = seen
     assert name in there and "3" not in there and (copy / "3" / integrity.FILE).exists()
 
-    def full(folder):
+    def full(folder, told):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(integrity, "write", full)
@@ -161,6 +162,23 @@ def test_a_checkpoint_never_counts_as_complete_without_its_checksums(copy, monke
         checkpoints.save(state_at(4), {"config": {}})
         checkpoints.wait()
     assert not (copy / "4").exists()
+
+
+def test_metadata_that_orbax_writes_late_are_waited_for(copy, monkeypatch):
+    """It has a thread of its own for them, which may be behind when all else is written."""
+    path, told = copy / "2" / "_CHECKPOINT_METADATA", integrity.metadata(copy / "2", ())
+    whole, early = path.read_text(), json.loads(path.read_text()) | {"custom_metadata": {}, "item_handlers": {}}
+    for number, text in enumerate((json.dumps(early), "", whole[:100])):
+        path.write_text(text)
+        late = threading.Timer(0.1, path.write_text, (whole,))
+        late.start()
+        integrity.write(copy / "2", told)
+        late.join()
+        assert integrity.problems(copy / "2") == [], number
+    monkeypatch.setattr(integrity, "_METADATA_SECONDS", 0.05)
+    path.write_text(json.dumps(early))
+    with pytest.raises(TimeoutError, match="_CHECKPOINT_METADATA was not written"):
+        integrity.write(copy / "2", told)
 
 
 def test_files_that_the_system_leaves_are_nobodys(copy):
@@ -194,7 +212,7 @@ def test_a_newer_format_is_refused_by_version_and_left_where_it_is(copy):
         with pytest.raises(CheckpointMismatch, match=r"written by mser_jax 3\.1 in format 7; .*reads formats up to 1"):
             Checkpoints(copy, clean=clean).resume(ABSTRACT)
     assert (copy / "2" / "params").exists()
-    integrity.write(copy / "2")
+    integrity.write(copy / "2", integrity.metadata(copy / "2", ()))
     with pytest.raises(CheckpointMismatch, match=r"written by mser_jax 3\.1 in format 7"):
         Checkpoints(copy).metadata(2)
 

@@ -11,7 +11,7 @@ import soundfile
 import toy_stage
 from toy_stage import ToyStage, toy_config
 
-from mser_jax import stages, train
+from mser_jax import compatibility, stages, train
 from mser_jax.checkpoint import CheckpointMismatch, Checkpoints
 from mser_jax.config import ConfigError
 from mser_jax.data import fingerprint, sources
@@ -149,12 +149,32 @@ def test_a_model_that_differs_names_the_keys_of_the_config_and_a_few_leaves(run,
     with pytest.raises(CheckpointMismatch) as error:
         run(tmp_path, optim={"groups": frozen, "learning_rate": 1e-4}, telemetry={"log_every": 7})
     first, *leaves = str(error.value).splitlines()
-    assert "the config changed: optim.groups: (('.*', 1.0),) → (('^hidden/', 0.0), ('.*', 1.0)). Set that back" in first
+    assert "since this one was written: optim.groups: (('.*', 1.0),) → (('^hidden/', 0.0), ('.*', 1.0)). Set" in first
     assert "learning_rate" not in first and "log_every" not in first
     assert leaves[0] == "  left over in the checkpoint: optimizer/1/mu/hidden/bias (128,)" and len(leaves) <= 7
     monkeypatch.setattr(toy_stage, "CLASSES", 5)
-    with pytest.raises(CheckpointMismatch, match="No key of the config changed that decides this: the code did"):
+    with pytest.raises(CheckpointMismatch, match="Neither config nor data decide otherwise on the leaves"):
         run(tmp_path)
+
+
+def test_what_decides_the_leaves_may_be_behind_the_config():
+    before = {
+        "config": {"speech_encoder": {"init": "whisper", "remat": "none", "sizes": {"width": 8}}, "seed": 1},
+        "architecture": {"speech_encoder": {"width": 8, "strides": [2, 2]}},
+        "num_classes": {"speaker": 12, "language": 3},
+    }
+    after = json.loads(json.dumps(before))
+    assert compatibility.deciding_changes(before, after) == []
+    after["config"]["speech_encoder"]["remat"] = "full"
+    after["architecture"]["speech_encoder"]["width"] = 16
+    after["num_classes"]["speaker"] = 13
+    assert compatibility.deciding_changes(before, after) == [
+        "architecture.speech_encoder.width: 8 → 16",
+        "number of classes, speaker: 12 → 13",
+    ]
+    after["config"]["speech_encoder"]["sizes"]["width"] = 16
+    assert compatibility.deciding_changes(before, after)[0] == "speech_encoder.sizes.width: 8 → 16"
+    assert len(compatibility.deciding_changes(before, after)) == 2, "told once"
 
 
 def test_an_evaluation_that_a_stop_prevented_is_made_up_for_once(run, tmp_path):

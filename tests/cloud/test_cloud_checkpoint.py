@@ -48,8 +48,9 @@ def test_falls_back_to_the_one_before(gcs, bucket, caplog, way):
 def test_nothing_is_downloaded_for_checksums_and_none_is_complete_without_them(gcs, bucket, monkeypatch):
     order, write = [], integrity.write
     monkeypatch.setattr(
-        integrity, "write", lambda folder: order.append((folder / "commit_success.txt").exists()) or write(folder)
-    )
+        integrity, "write",
+        lambda folder, told: order.append((folder / "commit_success.txt").exists()) or write(folder, told),
+    )  # fmt: skip
     checkpoints = Checkpoints(bucket)
     checkpoints.save(state_at(1), {"config": {}})
     checkpoints.close()
