@@ -40,7 +40,7 @@ def shrink(config, data_dir, overrides):
 def tiny(data_dir):
     """tiny(**{"section.key": value}) -> config of stage 1."""
     return lambda **overrides: shrink(
-        stage1.get_config(), data_dir, {"model.embed_dim": 32, "data.max_tokens": 48, **overrides}
+        stage1.get_config(), data_dir, {"model.embed_dim": 32, "data.max_tokens": 64, **overrides}
     )
 
 

@@ -220,6 +220,47 @@ def test_what_cannot_be_scored_is_refused_before_training(small):
             stage.evaluators(mesh)
 
 
+def test_labels_that_are_one_word_are_refused(small):
+    """Else both have the same likelihood, and the first of them wins."""
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    stage = stages.make(small(), METADATA)
+    for labels, said in (
+        (("fear", "Angst", "sad"), "labels: labels 'fear' and 'Angst' are one and the same word in 'de': 'Angst'"),
+        (("sad", "sad "), "each once"),
+    ):
+        with pytest.raises(config_lib.ConfigError, match=said):
+            stage.scorer(labels, languages=("en", "de"), mesh=mesh)
+    stage.scorer(("fear", "Angst", "sad"), languages=("en",), mesh=mesh)
+
+
+def test_one_recording_on_one_device_is_answered(small, monkeypatch):
+    """A batch of a single row, as predict makes it where there is one device: as the first of two."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    config = predict._for_files(small(**{"evaluate.paraphrases": 1, "evaluate.prior": "none"}))
+    mesh = mesh_lib.make_mesh(mode=config.mesh.mode, devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        stage, params = opened(config, mesh)
+        scorer = stage.scorer(("angry", "happy"), languages=("en",), mesh=mesh)
+        two = speech(2, mesh)
+        found = np.asarray(scorer(params, {name: value[:1] for name, value in two.items()}))
+        np.testing.assert_allclose(found, np.asarray(scorer(params, two))[:1], atol=1e-5)
+
+
+def test_a_chat_model_that_ends_with_another_of_its_tokens_stops(small, monkeypatch):
+    """What it is told to stop at are all ends: its program ends there, and nothing behind one is an answer."""
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    told = []
+    monkeypatch.setattr(generating, "generate", lambda *_, stop_tokens, **__: told.append(stop_tokens))
+    with jax.set_mesh(mesh):
+        stage, params = opened(small(), mesh)
+        monkeypatch.setattr(stage.chat, "stops", (1, 260, 270))
+        writer = {e.name: e for e in stage.evaluators(mesh)}["generation"]
+        with pytest.raises(TypeError):  # the stub gives nothing
+            writer._answer.lower(params, speech(2, mesh))
+    assert told == [(1, 260, 270)]
+    assert stage.chat.decode(np.array([*stage.chat.label("anger"), 270, *stage.chat.label("The sad")])) == "anger"
+
+
 def test_without_extractors_nothing_is_written(small, tmp_path):
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     config = small(**{"evaluate.extractors": "none"})

@@ -109,6 +109,10 @@ def test_what_cannot_be_asked_is_one_line(checkpoint, capsys):
         ((f"--checkpoint={checkpoint}", "--language=tlh", "a.wav"), "--language=tlh: no prompts in tlh; there are en"),
         ((f"--checkpoint={checkpoint}", "--labels=sad", "a.wav"), "at least two"),
         ((f"--checkpoint={checkpoint}", "--labels=sad,sad", "a.wav"), "each once"),
+        (
+            (f"--checkpoint={checkpoint}", f"--labels=sad,{'very ' * 10}angry", "a.wav"),
+            "labels: 'very very very very very very very very very very angry' is cut: 'Emotion",
+        ),
         ((f"--checkpoint={checkpoint}", "--step=7", "a.wav"), "No checkpoint of step 7"),
     ):
         assert predict.main(arguments) == 2
@@ -135,7 +139,7 @@ def test_a_scorer_puts_labels_where_their_prompts_are(checkpoint, recordings):
         anchors = []
         for word, languages in (("angry", ("de",)), ("furious", ("en",))):
             texts = predict.prompts.label_prompts(word, languages)
-            tokens, mask = stage._tokenizer.encode(texts, 48)
+            tokens, mask = stage._tokenizer.encode(texts, 64)
             text = np.asarray(model.encode_text(*(jax.device_put(x) for x in (tokens, mask))), np.float64).mean(0)
             anchors.append(text / np.linalg.norm(text))
         logits = float(model.logit_scale()) * np.array(anchors) @ speech
