@@ -15,13 +15,18 @@ _ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np
 _MOST_NAMED = 3
 
 
-class Placed(Protocol):
-    """What is asked of a corpus here; see corpora.registry.PreparedCorpus."""
+class Named(Protocol):
+    """A corpus and what gave it its name; see corpora.registry.PreparedCorpus."""
 
     spec: str
     folder: str
-    place: str
     own_corpus: str
+
+
+class Placed(Named, Protocol):
+    """And where it is."""
+
+    place: str
 
 
 def refuse_twice(corpora: Sequence[Placed]) -> None:
@@ -138,3 +143,14 @@ def warn_of_trained(scored: Mapping[str, np.ndarray], trained: Mapping[str, np.n
             len(found), len(scored["id"]), some,
         )  # fmt: skip
     return len(found)
+
+
+def warn_of_namesakes(scored: Sequence[Named], trained: Sequence[Named]) -> None:
+    """Tell of scored folders that are others than those trained on and called the same: they count as seen."""
+    for corpus in scored:
+        for other in trained:
+            if corpus.own_corpus and corpus.own_corpus == other.own_corpus and corpus.folder != other.folder:
+                logging.warning(
+                    "%s counts as trained on: %s is called %r as well. A field \"corpus\" in a manifest tells "
+                    "them apart", corpus.spec, other.spec, corpus.own_corpus,
+                )  # fmt: skip

@@ -44,13 +44,17 @@ class Prepared(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One corpus of a mixture: its name, the spec it came from, its weight, its folder and its data source."""
+    """One corpus of a mixture: its name, the spec it came from, its weight, its folder and its data source.
+
+    own_corpus: as of corpora.registry.PreparedCorpus.
+    """
 
     name: str
     spec: str
     weight: float
     folder: str
     data: Any = dataclasses.field(repr=False, compare=False)
+    own_corpus: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +267,8 @@ def join(corpora: Sequence[tuple[Prepared, float]]) -> MixtureTable:
     # Corpora number their sentences alike, so a parallel_id means something within its corpus only.
     keys = np.where(joined["parallel_id"] == "", "", joined["corpus"] + "\0" + joined["parallel_id"])
     joined["parallel"] = _map_unique(keys, lambda key: hash31(key) if key else -1, np.int32)
-    return MixtureTable(tuple(Source(p.name, p.spec, weight, p.folder, p.source) for p, weight in corpora), joined)
+    sources = (Source(p.name, p.spec, weight, p.folder, p.source, p.own_corpus) for p, weight in corpora)
+    return MixtureTable(tuple(sources), joined)
 
 
 class RecordSource:

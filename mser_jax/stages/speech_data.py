@@ -141,6 +141,7 @@ class SpeechData:
             table = self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, emotions)
         if self._metadata is None:  # else the training mix is not there
             identity.warn_of_trained(table.columns, self.table.columns)
+            identity.warn_of_namesakes(table.sources, self.table.sources)
         return table
 
     def unlabelled(self) -> list[dict[str, Any]]:

@@ -77,6 +77,18 @@ def test_two_folders_of_one_name_are_two_corpora(tmp_path):
         assert bool(why) == seen, (corpus, trained, why)
 
 
+def test_the_namesake_of_a_trained_folder_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(identity.logging, "warning", lambda text, *values: told.append(text % values))
+    one, two = make(tmp_path / "a" / "speech"), make(tmp_path / "b" / "speech", seed=7)
+    stated = make(tmp_path / "c" / "speech", seed=20, corpus="mine")
+    tables = [sources.load_table(f"speech_folder:{folder}", str(tmp_path / "data")) for folder in (one, two, stated)]
+    for table in tables:
+        identity.warn_of_namesakes(table.sources, tables[0].sources)
+    (line,) = told
+    assert line.startswith(f"speech_folder:{two} counts as trained on: speech_folder:{one} is called 'speech' as well")
+
+
 def test_a_folder_called_like_a_published_corpus():
     class Corpus:
         def __init__(self, spec, place="", own_corpus=""):
