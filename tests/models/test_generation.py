@@ -125,6 +125,19 @@ def test_stop_tokens(make, monkeypatch):
     assert len(read) == max(ends) - 1
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "rng": jax.random.key(0)}], ids=["", "drawn"])
+def test_a_row_whose_logits_are_not_finite_ends_with_minus_one(make, options):
+    """NaN is no word: argmax would give the first one."""
+    graphdef, params = make("llama")
+    x, mask = prompts(graphdef, params)
+    clean = np.asarray(run(graphdef, params, x, mask, max_new_tokens=NEW, **options)[0])
+    x[1, 4, 7] = np.nan
+    tokens, lengths = run(graphdef, params, x, mask, max_new_tokens=NEW, **options)
+    np.testing.assert_array_equal(tokens[np.array([0, 2])], clean[[0, 2]])
+    np.testing.assert_array_equal(tokens[1], [-1] + [0] * (NEW - 1))
+    assert lengths[1] == 1
+
+
 def test_draws_follow_the_softmax(make):
     """First and second token of 4096 draws against numpy's softmax in f64: χ², where another temperature is refuted.
 
