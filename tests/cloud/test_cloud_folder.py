@@ -1,11 +1,14 @@
 """A speech folder on gs://: names, content and paths that lead out are looked up in one listing."""
 
+import io
 import json
 import unicodedata
 
+import numpy as np
 import pytest
+import soundfile
 
-from mser_jax.corpora import speech_folder
+from mser_jax.corpora import registry, speech_folder
 from mser_jax.corpora.folder import manifest
 
 ROW = {"language": "de", "emotion": "sad"}
@@ -44,3 +47,17 @@ def test_files_of_a_folder_on_gs(gcs, bucket):
     write(folder, "a.wav", "./a.wav")
     with pytest.raises(ValueError, match=r"line 2: path .a.wav. was already listed in line 1"):
         manifest.read_manifest(folder)
+
+
+def test_a_folder_on_gs_is_built_on_gs(gcs, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSER_CACHE_DIR", str(tmp_path / "cache"))
+    folder = bucket / "speech"
+    for name in ("a.wav", "b.wav"):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, 0.1 * np.random.default_rng(ord(name[0])).standard_normal(3200), 16_000, format="WAV")
+        (folder / name).write_bytes(buffer.getvalue())
+    write(folder, "a.wav", "b.wav")
+    made = registry.open_corpus(f"speech_folder:{folder}", f"{bucket}/data")
+    assert made.index["id"].to_pylist() == ["a.wav", "b.wav"]
+    assert (made.place, made.own_corpus) == (str(folder), "speech")
+    assert registry.open_corpus(f"speech_folder:{folder}/", f"{bucket}/data").folder == made.folder
