@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import shutil
@@ -132,10 +133,11 @@ class CommandEngine:
                     argv, stdin=subprocess.DEVNULL if text is None else subprocess.PIPE, stdout=said, stderr=said,
                     start_new_session=True,
                 )  # fmt: skip
-            except FileNotFoundError as error:
+            except (OSError, ValueError) as error:
+                # A NUL in the text, or too much of it, is the line's fault; all else fails for every line.
+                if isinstance(error, ValueError) or error.errno == errno.E2BIG:
+                    raise engines.EngineError(f"{self.name} could not be started: {error}") from error
                 raise engines.EngineUnavailableError(f"{self.name}: {error}") from error
-            except (OSError, ValueError) as error:  # not executable, a NUL in the text, too long
-                raise engines.EngineError(f"{self.name} could not be started: {error}") from error
             try:
                 process.communicate(None if text is None else text.encode(), timeout=self._timeout)
                 ended = f"ended with code {process.returncode}" if process.returncode else ""

@@ -95,6 +95,18 @@ def test_failures_are_told_in_the_programs_own_words(program, text, words):
         speak(make([*program, "{text}", "{emotion}"]), text)
 
 
+def test_a_machine_in_trouble_is_no_bad_line(program, monkeypatch):
+    """Every line would be left out for want of memory, one after the other."""
+    engine = make([*program, "{text}", "{emotion}"])
+
+    def no_memory(*args, **options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(subprocess, "Popen", no_memory)
+    with pytest.raises(EngineUnavailableError, match="Cannot allocate memory"):
+        speak(engine, "Good.")
+
+
 def is_running(pid):
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return found.stdout.strip()[:1] not in ("", "Z")
