@@ -123,7 +123,7 @@ def _announced_bytes(encoded: bytes) -> int:
             end += 4 + int.from_bytes(encoded[end + 1 : end + 4], "little")
         return end
     found = encoded.find(_ASF_PROPERTIES, 0, 1 << 16)
-    is_broadcast = found >= 0 and encoded[found + 88 : found + 89] != b"\0" and encoded[found + 88] & 1
+    is_broadcast = int.from_bytes(encoded[found + 88 : found + 92], "little") & 1
     return 0 if found < 0 or is_broadcast else int.from_bytes(encoded[found + 40 : found + 48], "little")
 
 

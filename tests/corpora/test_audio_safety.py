@@ -192,6 +192,17 @@ def test_an_excerpt_is_there_or_the_reason_is(tmp_path):
         assert caught.value.reason == reason, name
 
 
+def test_what_decoders_quote_steers_no_terminal(tmp_path, monkeypatch):
+    script = "printf '[error] no \\033[2J\\007 %s\\r\\n[error] second' 0123456789 >&2; exit 1"
+    (tmp_path / "ffmpeg").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(audio_check.BadAudio) as caught:
+        audio_check.load(b"\x1a\x45\xdf\xa3" + bytes(99))
+    assert caught.value.detail.isprintable() and "0123456789" in caught.value.detail
+    assert len(audio_check.BadAudio(Reason.UNREADABLE, "x" * 999).detail) == 300
+
+
 def test_an_ffmpeg_without_end_is_ended(tmp_path, monkeypatch):
     """One that writes for ever: no more than a recording of so few bytes may be; nothing of it is left running."""
     head = r"printf '.snd\0\0\0\030\377\377\377\377\0\0\0\006\0\0\076\200\0\0\0\001'"

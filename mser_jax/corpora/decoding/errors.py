@@ -22,9 +22,11 @@ class Reason(enum.StrEnum):
 
 
 class BadAudio(Exception):
-    """A recording that cannot be used. `reason` is for counting, `detail` for reading."""
+    """A recording that cannot be used. `reason` is for counting, `detail` for reading: one line, printable."""
 
     def __init__(self, reason: Reason, detail: str):
+        # Decoders quote what they read, which may be anything, also what steers a terminal.
+        detail = "".join(letter if letter.isprintable() else "\ufffd" for letter in detail)[:300]
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
