@@ -20,7 +20,7 @@ _MARKS = (
 )
 _NOT_TEXT = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"\x1f\x8b": "compressed by gzip",
+    b"\x1f\x8b": "a file compressed by gzip",
     b"PAR1": "a Parquet file",
     b"version https://git-lfs": "a pointer of Git LFS; run git lfs pull",
     b"{\\rtf": "a document in RTF",
