@@ -113,7 +113,8 @@ def _forbidden(path):
     raise PermissionError(13, "Permission denied", str(path))
 
 
-def test_a_storage_without_its_library_is_nobodys_bad_recording():
+def test_a_storage_without_its_library_is_nobodys_bad_recording(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(OSError, match=r"s3://bucket/a\.wav: Install s3fs"):
         audio_check.load("s3://bucket/a.wav")
 
