@@ -176,6 +176,19 @@ def label_prompts(label: str, languages: Sequence[str] | None = None) -> list[st
     return list(dict.fromkeys(text[0].upper() + text[1:] for text in texts))
 
 
+def common_languages(labels: Sequence[str], languages: Sequence[str]) -> tuple[str, ...]:
+    """Choose the languages of an ensemble: those of `languages` with words for every label, else English alone.
+
+    So all labels are put in the same templates, and no label's anchor is the mean of more languages than another's.
+
+    Raises:
+        ValueError: an unknown prompt language.
+    """
+    check_languages(languages)
+    known = [language for language in languages if all(has_emotion(label, language) for label in labels)]
+    return tuple(known) or ("en",)
+
+
 def label_word(emotion: str, language: str) -> str:
     """The noun for an emotion ("anger", "Wut"); one that is in no table stays what it is."""
     return _emotion_words(emotion, _tables()[language if has_emotion(emotion, language) else "en"])["label"]

@@ -42,18 +42,22 @@ class SimilarityScorer:
     ) -> None:
         """`labels`: spellings of canonical emotions ("Wut"), or any English words; `languages` of the prompts.
 
+        With a word of no table among them all labels have English prompts, and no other.
+
         Raises:
             ConfigError: no such labels, or a language without prompts.
         """
         self.labels = scoring.check_labels(labels)
         self._max_tokens, self._tokenizer = config.data.max_tokens, tokenizer
+        words = scoring.canonical_labels(self.labels)
         with config_lib.blame("evaluate.prompt_languages"):
-            self._prompts = {
-                label: prompts.label_prompts(word, languages)
-                for label, word in scoring.canonical_labels(self.labels).items()
-            }
+            common = prompts.common_languages(list(words.values()), languages)
+        if not {*common} <= {*languages}:
+            logging.warning(
+                "Not in %s: a label is a word of no table, so all are put in English.", ", ".join(languages)
+            )
+        self._prompts = {label: prompts.label_prompts(word, common) for label, word in words.items()}
         with scoring.labels_blamed():
-            words = scoring.canonical_labels(self.labels)
             free = [label for label, word in words.items() if word not in emotions.EMOTIONS]
             tokenizer_check.check_words(tokenizer, words, "text")
             tokenizer_check.tell_apart(tokenizer, self._prompts, self._max_tokens, uncut=free)

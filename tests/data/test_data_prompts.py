@@ -162,6 +162,15 @@ def test_label_prompts():
     assert draws(prompts.Facts(emotion="bored"), options("emotion", "zh")) == set(other)
 
 
+def test_labels_of_one_question_are_put_in_the_same_languages():
+    """A word of no table is put in English, and then all are: no anchor is the mean of more languages than another."""
+    assert prompts.common_languages(["angry", "sad"], LANGUAGES) == LANGUAGES
+    for asked in (LANGUAGES, ("zh", "en"), ("de",)):
+        assert prompts.common_languages(["angry", "bored"], asked) == ("en",)
+    with pytest.raises(ValueError, match="tlh"):
+        prompts.common_languages(["angry"], ["tlh"])
+
+
 def test_levels_are_quantiles_of_the_own_group():
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(100, 10, 1000), rng.normal(500, 3, 500)])
