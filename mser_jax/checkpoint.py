@@ -157,7 +157,8 @@ class Checkpoints:
         step, metadata = self._under_way
         folder = self.directory / str(step)
         if not storage.is_remote(folder):
-            (folder,) = self.directory.glob(f"{folder.name}.*tmp*")
+            unfinished = self.directory.glob(f"{folder.name}.*tmp*")
+            folder = max(unfinished, key=lambda path: path.stat().mtime, default=folder)
         integrity.write(folder, metadata)
 
     def wait(self) -> None:
