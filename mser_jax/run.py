@@ -52,11 +52,11 @@ def locate(path: epath.PathLike, step: int | None = None, *, what: str = "checkp
         raise ConfigError(f"{what}={path} is the checkpoint of step {named}, but step {step} is asked for: give one")
     found = Location(run, step if named is None else named)
     if not found.checkpoints.exists():
-        raise ConfigError(f"{what}={path}: no checkpoint below {found.checkpoints}.{_nearest(run)}")
+        raise ConfigError(f"{what}={path}: no checkpoint below {found.checkpoints}. {_hint(run)}")
     return found
 
 
-def _nearest(run: epath.Path) -> str:
+def _hint(run: epath.Path) -> str:
     beside = [path.name for path in run.parent.iterdir()] if run.parent.is_dir() else []
     near = difflib.get_close_matches(run.name, beside, n=1)
-    return f" Did you mean {run.parent / near[0]}?" if near else " Expected the workdir of a training run"
+    return "Expected the workdir of a training run" + (f". Did you mean {run.parent / near[0]}?" if near else "")
