@@ -104,6 +104,11 @@ def by_corpus(corpus: str, languages: Iterable[str] = ()) -> list[tuple[Model, S
     return found
 
 
+def are_one(corpus: str, other: str) -> bool:
+    """Tell whether two names may be of one corpus: the same, or one is the other's end ("speech" of "a/speech")."""
+    return f"/{corpus}".endswith(f"/{other}") or f"/{other}".endswith(f"/{corpus}")
+
+
 def _statement(saw: Mapping[str, Any], sets: Mapping[str, list[str]]) -> Statement:
     corpora: list[str] = []
     for name in saw.get("corpora", ()):

@@ -78,11 +78,6 @@ def _shortest(place: str, rivals: Sequence[str]) -> str:
     return next((end for end in ends if not any(f"/{rival}".endswith(f"/{end}") for rival in rivals)), place)
 
 
-def are_one(corpus: str, other: str) -> bool:
-    """Tell whether two names may be of one corpus: the same, or one is the other's end ("speech" of "a/speech")."""
-    return f"/{corpus}".endswith(f"/{other}") or f"/{other}".endswith(f"/{corpus}")
-
-
 def marks(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Compute uint64 [n], equal for one recording; 0 where it cannot be told (no pitch)."""
     measured = np.stack([columns[name] for name in _MEASURES], axis=1).astype(np.float32)

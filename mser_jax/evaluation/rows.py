@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mser_jax.data import identity
+from mser_jax.corpora.seen_by import are_one
 from mser_jax.evaluation import finite, metrics
 
 # What is taken from the unlabelled utterances that are scored (zero_shot.py); "…_em": and they answer together.
@@ -90,7 +90,7 @@ def _exposure(
     }.items():
         corpora = {_plain(name) for name in seen.get("corpora", ())}
         languages = {primary(tag): tag for tag in seen.get("languages", ())}
-        if any(identity.are_one(_plain(corpus), name) for name in corpora):
+        if any(are_one(_plain(corpus), name) for name in corpora):
             of_corpus.append(f"corpus {corpus} in {who}")
         if primary(language) and primary(language) in languages:
             of_language.append(f"language {languages[primary(language)]} in {who}")
