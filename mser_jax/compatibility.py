@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def refuse_newer(folder: Any, metadata: Mapping[str, Any]) -> None:
-    """Raises CheckpointMismatch for a format that came after this program's."""
+    """Raise CheckpointMismatch for a format that came after this program's."""
     version, writer = metadata.get("format_version", 0), metadata.get("versions", {}).get("mser_jax", "unknown")
     if version > FORMAT_VERSION:
         raise CheckpointMismatch(
@@ -69,13 +69,13 @@ def difference(expected: Mapping[str, Any], saved: Mapping[str, Any]) -> list[st
 
 
 def shown(lines: Sequence[str]) -> str:
-    """The first of the lines about leaves, indented: they are many where one number of the config differs."""
+    """Indent the first of the lines about leaves: they are many where one number of the config differs."""
     more = [f"and {len(lines) - _SHOWN_LEAVES} more"] if len(lines) > _SHOWN_LEAVES else []
     return "".join(f"\n  {line}" for line in [*lines[:_SHOWN_LEAVES], *more])
 
 
 def deciding_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """'key: old → new' for what decides the leaves and differs between two checkpoints' metadata.
+    """List 'key: old → new' for what decides the leaves and differs between two checkpoints' metadata.
 
     Args:
         before: with `config`, and `architecture` and `num_classes` where the stage has them.
@@ -94,7 +94,7 @@ def deciding_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
 
 
 def explained(mismatch: CheckpointMismatch, before: Mapping[str, Any], after: Mapping[str, Any]) -> CheckpointMismatch:
-    """The mismatch with the config keys that it comes from."""
+    """Return the mismatch with the config keys that it comes from."""
     if lines := deciding_changes(before, after):
         why = (
             f"What decides the leaves of a checkpoint changed since this one was written: {'; '.join(lines)}. Set that "

@@ -36,7 +36,7 @@ _THREADS = 8
 
 
 def write(folder: epath.Path, told: dict[str, Any]) -> None:
-    """Writes the checksums of all files below `folder`, once the metadata `told` are among them.
+    """Write the checksums of all files below `folder`, once the metadata `told` are among them.
 
     Raises:
         TimeoutError: they are not, though Orbax, which writes them in a thread of its own, had a minute for it.
@@ -53,7 +53,7 @@ def write(folder: epath.Path, told: dict[str, Any]) -> None:
 
 
 def problems(folder: epath.Path, part: int = 0, parts: int = 1) -> list[str] | None:
-    """What is wrong with the files below `folder`, a line each; [] when they are as saved, None without checksums.
+    """List what is wrong with the files below `folder`, a line each; [] when they are as saved, None without checksums.
 
     Args:
         folder: of one checkpoint.
@@ -78,7 +78,7 @@ def problems(folder: epath.Path, part: int = 0, parts: int = 1) -> list[str] | N
 
 
 def metadata(folder: epath.Path, found: Sequence[str]) -> dict[str, Any]:
-    """What the program that wrote the checkpoint says of it; {} where `found`, its problems, leave no trust in that."""
+    """Read what the program that wrote the checkpoint says of it; {} where `found`, its problems, forbid trust."""
     if any(line.startswith(_METADATA) for line in found):
         return {}
     try:
@@ -88,7 +88,7 @@ def metadata(folder: epath.Path, found: Sequence[str]) -> dict[str, Any]:
 
 
 def misleading(directory: epath.Path) -> list[epath.Path]:
-    """The checkpoints below `directory` whose metadata are not as saved: Orbax may open none because of one of them."""
+    """List the checkpoints below `directory` whose metadata are not as saved: one may keep Orbax from opening any."""
     found = []
     for folder in directory.iterdir():
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -98,7 +98,7 @@ def misleading(directory: epath.Path) -> list[epath.Path]:
 
 
 def set_aside(folder: epath.Path) -> str:
-    """Makes a damaged checkpoint none, so that its step can be saved again. Returns where it is kept, or ""."""
+    """Take a damaged checkpoint out of the way, so that its step can be saved again. Returns where it is, or ""."""
     if storage.is_remote(folder):
         # Nothing can be renamed there, and copying may take hours: without its mark a save is one cut off.
         (folder / _MARK).unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether process 0 knows that another program has the workdir. Cheap enough to be asked after each step."""
+        """Tell whether process 0 knows that another program has the workdir. Cheap: may be asked after each step."""
         if self._claim is None or self._event is None or not self._event.is_set():
             return False
         if time.monotonic() - self._asked > claims.HEARTBEAT_SECONDS:
@@ -46,13 +46,13 @@ class Lease:
         return bool(self._verdict)
 
     def check(self) -> None:
-        """Raises LeaseError where another program may have the workdir. Call it on all processes, before writing."""
+        """Raise LeaseError where another program may have the workdir. Call it on all processes, before writing."""
         verdict = distributed.said_by_first(self._ask() if self._claim else "", _PATIENCE_SECONDS)
         if verdict:
             raise LeaseError(verdict)
 
     def _ask(self, *, silence: bool = True) -> str:
-        """Why the workdir is no longer ours, or "". Of a claim that went stale and nobody took a new beat is given."""
+        """Tell why the workdir is no longer ours, or "". Beat again where the claim went stale and nobody took it."""
         try:
             if not self._claim.lost and self._event.is_set():
                 begun = time.monotonic()
@@ -78,7 +78,7 @@ class Lease:
 
 @contextlib.contextmanager
 def held(workdir: epath.Path, program: str = "train", *, stop: Callable[[], bool] = lambda: False) -> Iterator[Lease]:
-    """Holds the workdir while the block runs; enter it on all processes of a run alike.
+    """Hold the workdir while the block runs; enter it on all processes of a run alike.
 
     Args:
         workdir: local or gs://.
@@ -111,7 +111,7 @@ def held(workdir: epath.Path, program: str = "train", *, stop: Callable[[], bool
 
 
 def _take(workdir: epath.Path, folder: epath.Path, stop: Callable[[], bool]) -> claims.Claim:
-    """The claim; waits for an owner that may be dead, until it beats or is stale."""
+    """Take the claim; wait for an owner that may be dead, until it beats or is stale."""
     first: claims.Holder | None = None
     while (claim := claims.take(folder, at_once=True)) is None:
         holder = claims.who(folder)

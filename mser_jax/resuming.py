@@ -16,7 +16,7 @@ from mser_jax.data import fingerprint
 
 
 def start(checkpoints: Checkpoints, program: Any, config: ConfigDict, metadata: dict[str, Any]) -> state.TrainState:
-    """Own checkpoint if there is one, else pretrained weights where the config names them, else from scratch.
+    """Restore the own checkpoint if there is one, else pretrained weights where the config names them, else scratch.
 
     Args:
         checkpoints: of the run.

@@ -31,7 +31,7 @@ Fingerprint = dict[str, int | str]
 
 
 def of_table(table: MixtureTable) -> dict[str, Fingerprint]:
-    """{spec: fingerprint} of the corpora of an unfiltered table."""
+    """Compute {spec: fingerprint} of the corpora of an unfiltered table."""
     return {source.spec: _of_corpus(table.of_source(number)) for number, source in enumerate(table.sources)}
 
 
@@ -70,7 +70,7 @@ def _sums(values: np.ndarray, group: np.ndarray) -> str:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A line for each corpus in both whose content differs: how many records were added, removed or changed, about."""
+    """List each corpus in both whose content differs: how many records were added, removed or changed, about."""
     found = {spec: _change(before[spec], after[spec]) for spec in after if spec in before}
     return [f"{spec}: {line}" for spec, line in found.items() if line]
 
@@ -101,7 +101,7 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any], aspect: str)
 
 
 def _estimate(differing: int, groups: int) -> int:
-    """Records that changed where `differing` of so many groups did; each record fell into one of _GROUPS by chance."""
+    """Estimate how many records changed where `differing` groups did; each fell into one of _GROUPS by chance."""
     if not groups or not differing:
         return 0
     return round(-_GROUPS * math.log(1 - min(differing, groups - 0.5) / groups))

@@ -254,7 +254,7 @@ def refuse_differences(facts: Mapping[str, str], timeout: float, topic: str = "s
 
 
 def said_by_first(text: str, timeout: float) -> str:
-    """What process 0 gives as `text`, on every process; those wait for it. All call it, in the same order.
+    """Return what process 0 gives as `text`, on every process; those wait for it. All call it, in the same order.
 
     Through the coordinator's key-value store, as `refuse_differences`.
 

@@ -73,7 +73,7 @@ class StopRequest:
         return True
 
     def request(self) -> None:
-        """Asks for a stop as a signal does: of several processes all hear of it."""
+        """Ask for a stop as a signal does: of several processes all hear of it."""
         told, self.requested = self.requested, True
         if self._service and not told:
             os.kill(os.getpid(), signal.SIGTERM)
