@@ -329,6 +329,11 @@ def check(config: ConfigDict) -> None:
                 parse_budget(flat[key])
         except ConfigError as error:
             lines.append(f"--config.{key}: {error}")
+    if config.get("task") == "generate":
+        try:
+            parse_limit(config.limit)
+        except ConfigError as error:
+            lines.append(str(error))
     if lines:
         raise ConfigError("\n".join(lines))
 
@@ -341,7 +346,14 @@ class DataSize:
     hours: float
 
 
-_BUDGET = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?\s*(step|example|epoch|hour)s?\s*")
+_AMOUNT = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?\s*([a-z]+?)s?\s*")
+
+
+def _amount(text: str, units: Sequence[str]) -> tuple[float, str] | None:
+    """The number and the unit's singular of '20 hours'; None for any other text."""
+    match = _AMOUNT.fullmatch(text)
+    number = float(match[1] + (match[2] or "")) if match else math.inf
+    return (number, match[3]) if match and match[3] in units and not math.isinf(number) else None
 
 
 def parse_budget(budget: str) -> tuple[float, str]:
@@ -350,13 +362,21 @@ def parse_budget(budget: str) -> tuple[float, str]:
     Raises:
         ConfigError: the text is no budget.
     """
-    match = _BUDGET.fullmatch(budget)
-    number = float(match[1] + (match[2] or "")) if match else math.inf
-    if not match or math.isinf(number):
-        raise ConfigError(
-            f"{budget!r} is no budget: expected e.g. '300 steps', '1e6 examples', '20 epochs', '100 hours'"
-        )
-    return number, match[3]
+    if found := _amount(budget, ("step", "example", "epoch", "hour")):
+        return found
+    raise ConfigError(f"{budget!r} is no budget: expected e.g. '300 steps', '1e6 examples', '20 epochs', '100 hours'")
+
+
+def parse_limit(limit: str) -> tuple[float, str]:
+    """Read `limit` of a config of mser_jax.m5ser, '600 utterances' or '20 hours', likewise.
+
+    Raises:
+        ConfigError: the text is neither, or 0 of them.
+    """
+    found = _amount(limit, ("utterance", "hour"))
+    if not found or not 0 < found[0] < 1e12:
+        raise ConfigError(f"--config.limit={_shown(limit)!r}: expected e.g. '600 utterances' or '20 hours'")
+    return found
 
 
 def steps(budget: str, batch_size: int, size: DataSize) -> int:

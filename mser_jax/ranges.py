@@ -101,7 +101,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
     (r"filters\.intelligibility\.max_cer", Range(0, 100)),
     (r"filters\.\w+\.(max_share|within|\w+_similarity|max_length_difference|min_probability)", _SHARE),
 )
-# Texts with a number in them, that config.parse_budget or m5ser/generate.py read.
+# Texts with a number in them, that config.parse_budget reads.
 BUDGETS = ("train.budget", "checkpointing.every", "checkpointing.keep_every", "evaluate.every", "optim.warmup")
 
 # The second is to be as large as the first.

@@ -117,6 +117,15 @@ def test_a_wrong_value_is_one_line_with_key_value_and_range(argument, message, c
     assert line.startswith("error: --config.") and message in line, line
 
 
+@pytest.mark.parametrize("limit", ["nan hours", "0 hours", "1.2.3 hours", "1e999 utterances", "600", "-1 hours", ""])
+def test_a_limit_that_is_none(limit, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parsed(f"--config.limit={limit}", spec="configs/m5ser.py", program="mser_jax.m5ser")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2
+    assert line == f"error: --config.limit={limit!r}: expected e.g. '600 utterances' or '20 hours'"
+
+
 def test_each_wrong_value_has_its_line(capsys):
     with pytest.raises(SystemExit):
         parsed("--config.train.batch_size=0", "--config.seed=-1", "--config.evaluate.every=never")

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,6 @@ from mser_jax.m5ser.engines import fingerprint
 CONFIG_FILE = "config.json"
 # Sections of the config that may change from run to run in a folder: what is there stays right.
 _MAY_CHANGE = ("limit", "card")
-_LIMIT = re.compile(r"^\s*([0-9.]+(?:e[0-9]+)?)\s*(utterances?|hours?)\s*$")
 
 
 def run(config: ConfigDict, workdir: str, beam_args: Sequence[str] = ()) -> dict[str, Any]:
@@ -183,10 +181,7 @@ def apply_limit(whole: plan.Plan, limit: str, folder: epath.Path, tools: pipelin
     Raises:
       ConfigError: the limit is neither; or see measure_seconds.
     """
-    match = _LIMIT.match(limit)
-    if not match or not float(match[1]) > 0:
-        raise ConfigError(f"--config.limit={limit!r}: expected e.g. '600 utterances' or '20 hours'")
-    number, unit = float(match[1]), match[2].rstrip("s")
+    number, unit = config_lib.parse_limit(limit)
     if unit == "utterance":
         return whole.with_utterances(int(number))
     seconds = measure_seconds(whole, folder, tools) if not whole.seconds else whole.seconds
