@@ -222,7 +222,7 @@ def main() -> int:
     try:
         bases = dict(text.split("=", 1) for text in args.base)
         content = export_run(args.workdir, args.out, args.step, args.adapters, bases)
-    except (checkpoint.CheckpointError, config_lib.ConfigError, PretrainedError, FileNotFoundError) as error:
+    except (checkpoint.CheckpointError, config_lib.ConfigError, PretrainedError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     for name, said in content["towers"].items():

@@ -97,6 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=storage.absolute)
     folders = parser.parse_args().runs
+    if lacking := [str(folder) for folder in folders if not any(folder.glob("*/seed_*"))]:
+        parser.error(f"{', '.join(lacking)}: no runs there; expected folders LANGUAGE/seed_N")
     print(report.reference_table({name: ua for runs in folders for name, ua in rows_of(runs).items()}))
     print("\n".join(filter(None, map(probes_of, folders))))
 
