@@ -197,7 +197,7 @@ def test_each_is_switched_by_its_section():
         ({"intelligibility": {"enabled": True}}, "config.filters.intelligibility.model="),
         ({"emotion": {"enabled": True}}, "config.filters.emotion.checkpoint="),
         ({"intelligibility": {"enabled": True, "model": "/no/such"}}, "no config.json"),
-        ({"emotion": {"enabled": True, "checkpoint": "/no/such"}}, "no checkpoints there"),
+        ({"emotion": {"enabled": True, "checkpoint": "/no/such"}}, "no checkpoint below"),
     ],
 )
 def test_sections_that_cannot_be(section, message):
