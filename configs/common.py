@@ -71,7 +71,8 @@ def evaluation() -> dict:
         "corpora": "",  # '' is data.corpora
         "include_languages": "",
         "exclude_languages": "",
-        "split": "validation,test",
+        # Any of train, validation, test; auto: test, and validation of corpora that have no test split.
+        "split": "auto",
         "label_space": "6",  # 4, 5, 6, 7 or a list such as 'angry,sad'
         # Utterances of other emotions are no part of the test set, so of no unlabelled statistics either.
         "closed_set": False,
@@ -82,8 +83,8 @@ def evaluation() -> dict:
         # The baseline of a run: a linear probe on its encoder's states, learned from what it is trained on (stage 1).
         "encoder_probe": False,
         "prompt_languages": "en,fr,de,it,zh,es",
-        # Utterances that fit the temperature of the probabilities; never any that are scored. 0: none is fitted.
-        "dev_split": "train",
+        # Utterances that fit the temperature of the probabilities, of speakers who neither train nor are scored: of a
+        # validation split, else of a few who are held back from training (mser_jax/data/held_back.py). 0: none is.
         "dev_utterances": 256,
         # Of an LLM (stage 2): questions a language; the prior that is subtracted (content_free is what it says where
         # nobody speaks: .07 UA less on M5SER-mini, where silence is no average of the emotions); how written answers

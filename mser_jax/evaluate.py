@@ -59,21 +59,42 @@ def open_checkpoint(run: str, step: int, change: Callable[[ConfigDict], ConfigDi
     return Checkpoint(config, stage, params, mesh, number, where.run)
 
 
+# Of runs that are older than the key.
+_OLDER = {
+    "closed_set": False,
+    "adapt": "none",
+    "probes": False,
+    "encoder_probe": False,
+    "dev_utterances": 0,
+    "paraphrases": 1,
+    "prior": "none",
+    "extractors": "exact,levenshtein",
+}
+
+
 def merged_config(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
     """The config a checkpoint was trained with, under what `config` (configs/evaluate.py) says of data and scoring.
 
-    Empty values of `config` keep what the run was trained with; its corpora become the corpora that are scored.
+    What `config` leaves None, or of text empty, is as the run had it: data, filters and protocol of its evaluation. Its
+    corpora become the corpora that are scored. Empty filters of languages are no filters.
     """
     out = trained.copy_and_resolve_references()
-    out.mesh, out.precision = config.mesh, config.precision
+    out.mesh = config.mesh
     out.evaluate.corpora = config.data.corpora or trained.evaluate.corpora or trained.data.corpora
     out.data.data_dir = config.data.data_dir or trained.data.data_dir
     out.data.labels = config.data.labels or trained.data.get("labels", "")
-    for key in ("num_threads", "max_unreadable", "feature_cache", "feature_dtype"):
-        out.data[key] = config.data[key]
-    # What was kept from training is what this is for: the filters of training do not apply.
-    for key, value in config.evaluate.items():
-        if value != "" or key in ("include_languages", "exclude_languages"):
+    out.data.num_threads = config.data.num_threads
+    for section, no_filter in (
+        ("precision", ()),
+        ("data", ("feature_cache",)),
+        ("evaluate", ("include_languages", "exclude_languages")),
+    ):
+        for key, value in config[section].items():
+            given = value is not None and (value != "" or key in no_filter)
+            if given and (section, key) not in (("data", "corpora"), ("data", "data_dir")):
+                out[section][key] = value
+    for key, value in _OLDER.items():
+        if key not in out.evaluate:
             out.evaluate[key] = value
     return out
 

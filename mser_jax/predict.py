@@ -1,14 +1,19 @@
 """`python -m mser_jax.predict --checkpoint=DIR FILE… [--labels=a,b,c] [--language=de,en]`: the emotion of recordings.
 
 One JSON object a line on stdout, in the order of the files:
-  {"file", "label", "probabilities": {label: p}, "seconds", "windows", "stage", "checkpoint"}
+  {"file", "label", "probabilities": {label: p}, "seconds", "windows", "temperature", "calibrated", "stage",
+   "checkpoint"}
 wav, flac, mp3, ogg, and with ffmpeg mp4, m4a, webm and more, at 8–96 kHz, any number of channels. A file that cannot be
 answered (missing, damaged, silent, shorter than 0.1 s, …) is told on stderr and makes the exit code 1; the others are
 answered all the same.
 
+Probabilities are at the temperature that the run's evaluation fitted to this checkpoint, on speakers who did not train
+(RUN/calibration.json), whatever the labels are; it moves confidence, never answers. `calibrated` is true where it was
+fitted to these labels (or more of them) and prompts; without a temperature it is 1 and `calibrated` false.
+
 Long recordings: a model hears as much at once as the longest clip it was trained on (`data.length_classes`). A longer
 file is cut into windows of that length, as few as cover it, evenly spaced and so overlapping a little; its
-probabilities are the mean over the windows. For emotion over time cut the file yourself.
+probabilities are the mean over the windows, as in evaluation. For emotion over time cut the file yourself.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ import argparse
 import dataclasses
 import json
 import logging as std_logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +37,9 @@ from mser_jax import evaluate, storage
 from mser_jax.checkpoint import CheckpointError
 from mser_jax.corpora import audio_check, emotions, ffmpeg
 from mser_jax.data import audio, device, prompts
-from mser_jax.evaluation import finite
+from mser_jax.evaluation import calibration, finite
 from mser_jax.parallel import sharding
+from mser_jax.stages import scoring
 from mser_jax.stages.base import Scorer
 
 BATCH = 16  # windows of one length that are scored at once
@@ -56,17 +61,19 @@ class Recording:
 
 
 def windows(samples: np.ndarray, length: int) -> list[np.ndarray]:
-    """int16 [n] -> as few windows of at most `length` samples as cover it, evenly spaced."""
-    count = math.ceil(len(samples) / length)
-    starts = np.linspace(0, max(len(samples) - length, 0), count).round().astype(int)
-    return [samples[start : start + length] for start in starts]
+    """int16 [n] -> the windows (audio.windows) of at most `length` samples that it is heard in."""
+    return [samples[start : start + length] for start in audio.windows(len(samples), length)]
 
 
 class Predictor:
     """Batches windows by length class, so that there are few shapes to compile, and a short clip costs little."""
 
-    def __init__(self, checkpoint: evaluate.Checkpoint, scorer: Scorer) -> None:
+    def __init__(
+        self, checkpoint: evaluate.Checkpoint, scorer: Scorer, found: calibration.Calibration | None = None
+    ) -> None:
+        """`found`: at whose temperature each window is scored; by default 1."""
         self._checkpoint, self._scorer = checkpoint, scorer
+        self._temperature = (found or calibration.Calibration()).temperature
         self._classes = [round(s * audio.SAMPLE_RATE) for s in checkpoint.config.data.length_classes]
         self._parts = sharding.batch_parts(checkpoint.mesh)
         self._waiting: dict[int, list[tuple[Recording, np.ndarray]]] = {length: [] for length in self._classes}
@@ -115,6 +122,8 @@ class Predictor:
         begin = time.perf_counter()
         batch = device.to_device({"waveform": waveform, "num_samples": num_samples}, self._checkpoint.mesh)
         found = np.asarray(self._scorer(self._checkpoint.params, batch), np.float64)
+        if self._temperature != 1:
+            found = calibration.tempered(found, self._temperature)
         if rows > known:
             self.compile_seconds += time.perf_counter() - begin
             self._sizes[length] = rows
@@ -164,7 +173,8 @@ def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[...,
     """
     checkpoint = evaluate.open_checkpoint(run, step, _for_files)
     with jax.set_mesh(checkpoint.mesh):
-        predictor = Predictor(checkpoint, checkpoint.stage.scorer(labels, languages=(), mesh=checkpoint.mesh))
+        scorer = checkpoint.stage.scorer(labels, languages=(), mesh=checkpoint.mesh)
+        predictor = Predictor(checkpoint, scorer, _temperature(checkpoint, scorer))
 
     def score(waveforms: Sequence[np.ndarray], sampling_rate: int = audio.SAMPLE_RATE) -> np.ndarray:
         loaded = [_load(number, waveform, sampling_rate) for number, waveform in enumerate(waveforms)]
@@ -176,6 +186,14 @@ def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[...,
         return answers
 
     return score
+
+
+def _temperature(checkpoint: evaluate.Checkpoint, scorer: Scorer) -> calibration.Calibration:
+    """What the run's evaluation fitted to this checkpoint and way of scoring. Raises ConfigError: it cannot be read."""
+    try:
+        return calibration.stored(checkpoint.run, checkpoint.step, getattr(scorer, "scoring", ""))
+    except ValueError as error:
+        raise config_lib.ConfigError(str(error)) from error
 
 
 def _load(number: int, waveform: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, float]:
@@ -205,7 +223,9 @@ def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, 
         )
     scorer = checkpoint.stage.scorer(names, languages=wanted, mesh=checkpoint.mesh)
     names = [name.strip() for name in names]
-    predictor = Predictor(checkpoint, scorer)
+    fitted = _temperature(checkpoint, scorer)
+    asked = scoring.canonical_labels(names).values(), getattr(scorer, "languages", wanted)
+    predictor = Predictor(checkpoint, scorer, fitted)
     failed, seconds = 0, 0.0
     for found in answers(predictor, files):
         if isinstance(found, tuple):
@@ -225,6 +245,8 @@ def predict(checkpoint: evaluate.Checkpoint, files: Sequence[str], labels: str, 
             "probabilities": {name: round(float(p), 6) for name, p in zip(names, found.answer, strict=True)},
             "seconds": round(found.seconds, 3),
             "windows": found.windows,
+            "temperature": round(fitted.temperature, 4),
+            "calibrated": fitted.fits(*asked),
             "stage": checkpoint.config.stage,
             "checkpoint": str(checkpoint.run),
         }

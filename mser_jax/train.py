@@ -25,6 +25,7 @@ from mser_jax import config as config_lib
 from mser_jax import lease, optim, resuming, stages, state, step, storage
 from mser_jax.checkpoint import CONTENTS, Checkpoints
 from mser_jax.data.unreadable import TooManyUnreadableError
+from mser_jax.evaluation import calibration
 from mser_jax.parallel import distributed, preemption, sharding
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages.base import Batch, Evaluator, Stage
@@ -191,6 +192,9 @@ class Loop:
         train_state = resuming.start(self._checkpoints, self.program, self.config, self._metadata)
         self._write_config()
         start = int(train_state.step)
+        if jax.process_index() == 0:
+            # Later steps will have other parameters than those that a temperature was fitted to before.
+            calibration.forget_after(self.workdir, start)
         self._writer = MetricWriter(self.workdir, start)
         self.stage.prepare(train_state.params, self.mesh, self._stop_preparing)
         if start < total:

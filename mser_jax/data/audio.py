@@ -100,6 +100,16 @@ def crop(samples: np.ndarray, length: int, rng: np.random.Generator | None) -> n
     return samples[start : start + length]
 
 
+def windows(samples: int, length: int) -> list[int]:
+    """Where the windows of at most `length` samples begin that a recording of `samples` is heard in.
+
+    As few as cover it, evenly spaced and so overlapping a little; one where it is not longer. What predict answers and
+    what evaluation scores is the mean over them.
+    """
+    count = max(1, -(-samples // length))
+    return np.linspace(0, max(samples - length, 0), count).round().astype(int).tolist()
+
+
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
     """int16 [n] -> int16 [about n / factor]: played `factor` times as fast."""
     return _resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE, "LQ")

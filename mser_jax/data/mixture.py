@@ -17,6 +17,7 @@ import grain
 import numpy as np
 
 from mser_jax.corpora.emotions import EMOTIONS
+from mser_jax.data import audio
 from mser_jax.data.sources import MixtureTable
 from mser_jax.data.text import hash31
 
@@ -78,12 +79,14 @@ class Plan:
     """The rows of one process's part of one batch.
 
     length_class: index in `length_classes`. positions: int64 [n], global position of each row within its
-    class (the seed of its augmentation). rows: int32 [n] in the table, -1 = padding.
+    class (the seed of its augmentation). rows: int32 [n] in the table, -1 = padding. windows: int32 [n], which window
+    (audio.windows) of each row's recording, where recordings are longer than the class; None: each is heard at once.
     """
 
     length_class: int
     positions: np.ndarray
     rows: np.ndarray
+    windows: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,22 +184,34 @@ def evaluation_plan(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    windows: bool = False,
 ) -> grain.MapDataset:
     """One epoch of `Plan`s: every record once over all processes, by length class, then in table order.
 
     The last batch of a class is filled with row -1; every process has the same number of elements and the
-    same class in each.
+    same class in each. With `windows` a record that is longer than the longest class comes last, once for every window
+    of it.
     """
     _per_process(batch_size, process_index, process_count)
     classes = length_class_of(table["duration_s"], options.length_classes)
+    longest = round(options.length_classes[-1] * audio.SAMPLE_RATE)
+    # An unknown duration is heard at once.
+    samples = np.rint(np.nan_to_num(table["duration_s"]) * audio.SAMPLE_RATE).astype(int)
+    long = (samples > longest) & windows
+    groups = [(one, np.flatnonzero((classes == one) & ~long), None) for one in np.unique(classes[~long]).tolist()]
+    if long.any():
+        counts = [len(audio.windows(int(n), longest)) for n in samples[long]]
+        number = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
+        groups.append((len(options.length_classes) - 1, np.repeat(np.flatnonzero(long), counts), number))
     plans = []
-    for one in np.unique(classes).tolist():
-        rows = np.flatnonzero(classes == one).astype(np.int32)
+    for one, rows, number in groups:
         batches = math.ceil(len(rows) / batch_size)
-        padded = np.pad(rows, (0, batches * batch_size - len(rows)), constant_values=-1)
+        room = (0, batches * batch_size - len(rows))
+        padded = np.pad(rows.astype(np.int32), room, constant_values=-1)
+        number = None if number is None else np.pad(number, room)
         positions = np.arange(len(padded)).reshape(batches, batch_size)
         for mine in positions[:, process_index::process_count]:
-            plans.append(Plan(one, mine, padded[mine]))
+            plans.append(Plan(one, mine, padded[mine], None if number is None else number[mine]))
     return grain.MapDataset.source(plans)
 
 

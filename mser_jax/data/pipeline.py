@@ -5,7 +5,8 @@ Batch (n = this process's rows, samples = the length class of the step):
   [n] (-1 unknown) · record int32 [n] (row of the table, -1 padding) · valid bool [n]; in training also what
   TrainOptions.text makes: captions (prompts.Captions), or questions and answers (instructions.Instructions).
 With features (feature_cache.py) instead of waveform: states [n, T, layers + 1, D] (T = the frames of the class),
-  num_frames int32 [n]. What is longer than the class is cut to its middle, in samples or in frames.
+  num_frames int32 [n]. What is longer than the class is cut to its middle, in samples or in frames; where it is scored,
+  it has a row for every window of it (audio.windows), always of waveform.
 Rows with valid False (padding, or a record that could not be decoded) are silence of full length and carry no
 label: nothing downstream then averages over an empty row. `reason` int8 [n] says why (unreadable.CODES), 0 elsewhere.
 Storage that cannot be read is another matter: it raises StorageError, out of workers and threads.
@@ -14,6 +15,7 @@ Storage that cannot be read is another matter: it raises StorageError, out of wo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -161,8 +163,9 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     features: CachedFeatures | None = None,
+    windows: bool = False,
 ) -> Batches:
-    """One epoch: every record once over all processes, by length class; of what is too long, the middle.
+    """One epoch: every record once over all processes, by length class; of what is too long, the middle or all windows.
 
     The last batch of a class is padded (valid False); every process gets the same number of batches. Label
     ids are those of `vocabularies` (the training mix's; default: the table's own). `start` leaves out so many
@@ -177,6 +180,7 @@ def eval_batches(
         batch_size=batch_size,
         process_index=process_index,
         process_count=process_count,
+        windows=windows,
     )
     loader = _Loader(table, length_classes, vocabularies, features)
     return Batches(_iterate(plan[start:].map(loader), read or ReadOptions()), len(plan) - start)
@@ -247,7 +251,9 @@ class _Loader:
             StorageError: a record cannot be read, attempt after attempt.
         """
         length, n = self._samples[plan.length_class], len(plan.rows)
-        batch, fill = self._waveforms(n, length) if self._features is None else self._states(n, length)
+        # What was kept of a long recording is its middle.
+        heard = self._features is None or plan.windows is not None
+        batch, fill = self._waveforms(n, length) if heard else self._states(n, length)
         valid, reason = plan.rows >= 0, np.zeros(n, np.int8)
         for i in np.flatnonzero(valid):
             try:
@@ -265,9 +271,10 @@ class _Loader:
     def _waveforms(self, n: int, length: int) -> tuple[Batch, Fill]:
         """Silence of full length, and what puts a recording into row i of it."""
         waveform, num_samples = np.zeros((n, length), np.int16), np.full(n, length, np.int32)
+        decode = functools.lru_cache(maxsize=1)(lambda row: audio.decode(self._records.audio(row)))
 
         def fill(plan: mixture.Plan, i: int) -> None:
-            samples = self._cut(audio.decode(self._records.audio(plan.rows[i])), length, plan, i)
+            samples = self._cut(decode(plan.rows[i]), length, plan, i)
             waveform[i, : len(samples)] = samples
             num_samples[i] = len(samples)
 
@@ -289,8 +296,11 @@ class _Loader:
 
     def _cut(self, samples: np.ndarray, length: int, plan: mixture.Plan, i: int) -> np.ndarray:
         """int16 [n] -> int16 [at most `length`]."""
-        del plan, i
-        return audio.crop(samples, length, None)
+        if plan.windows is None:
+            return audio.crop(samples, length, None)
+        starts = audio.windows(len(samples), length)
+        start = starts[min(int(plan.windows[i]), len(starts) - 1)]
+        return samples[start : start + length]
 
 
 class _TrainLoader(_Loader):

@@ -27,6 +27,8 @@ TEXT_COLUMNS = (
 UNKNOWN_LANGUAGES = {"", "und", "mul", "zxx", "mis"}
 # As records call them (corpora/record.py).
 _SPLITS = ("train", "validation", "test")
+# Of what is scored: whatever a corpus holds out for it.
+AUTO_SPLIT = "auto"
 NUMBER_COLUMNS = ("duration_s", "pitch_hz", "loudness_db", "rate")
 
 
@@ -146,7 +148,8 @@ class MixtureTable:
 
         include_languages, exclude_languages: comma lists of BCP-47 ranges ("zh" matches "zh-TW", "zh-TW" only
           itself and what refines it; RFC 4647 basic filtering); "" = all, none.
-        split: comma list; records of corpora without splits pass any.
+        split: comma list; records of corpora without splits pass any. AUTO_SPLIT is "test", and "validation" of the
+          corpora that have no test split.
         emotions: canonical names kept; None keeps all, unlabelled records too.
 
         Raises:
@@ -161,7 +164,7 @@ class MixtureTable:
         if unwanted:
             tests.append((f"exclude_languages={exclude_languages}", ~_matches(self["language"], unwanted)))
         if splits:
-            tests.append((f"split={split}", np.isin(self["split"].astype(str), ["", *splits])))
+            tests.append((f"split={split}", self._of_splits(splits)))
         if emotions is not None:
             ids = [EMOTIONS.index(name) for name in emotions]
             tests.append((f"emotions={','.join(emotions)}", np.isin(self["emotion_id"], ids)))
@@ -200,13 +203,21 @@ class MixtureTable:
                 f"include_languages={include_languages}: no record is in {', '.join(lacking)}; {self.languages_there()}"
             )
         there = set(self["split"].tolist())
-        if unknown := [name for name in _items(split) if name not in there and name not in _SPLITS]:
+        if unknown := [name for name in _items(split) if name not in {*there, *_SPLITS, AUTO_SPLIT}]:
             found = ", ".join(sorted(there - {""})) or "none"
             raise ValueError(f"split={split}: no record is in {', '.join(unknown)}; splits there: {found}")
 
     def languages_there(self) -> str:
         """Say which languages the records are in, for messages."""
         return f"languages there: {', '.join(sorted(set(self['language'].tolist())))}"
+
+    def _of_splits(self, splits: Sequence[str]) -> np.ndarray:
+        """bool [n]: which records are of one of the splits, or of a corpus without splits."""
+        mine = self["split"].astype(str)
+        if splits != [AUTO_SPLIT]:
+            return np.isin(mine, ["", *splits])
+        tested = self["source"][mine == "test"]
+        return (mine == "") | (mine == "test") | ((mine == "validation") & ~np.isin(self["source"], tested))
 
     def labels(self, vocabularies: Vocabularies | None = None) -> dict[str, np.ndarray]:
         """int32 [n] columns of the batch: emotion, language, speaker, domain, parallel_id.

@@ -15,26 +15,39 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mser_jax.evaluation import zero_shot
+from mser_jax.evaluation import pooling
+from mser_jax.evaluation.rows import corpora_by_language
 
 # Inverse strength of the penalty: thousands of features, and a few thousand utterances in other languages.
 _C = 1e-3
 
 
 def standardised(
-    features: np.ndarray, columns: Mapping[str, np.ndarray], adapt: str, min_utterances: int
+    features: np.ndarray, columns: Mapping[str, np.ndarray], adapt: str, answers: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features [n, d] less the mean of their group, by its standard deviation; arguments as of `zero_shot.centres`.
 
+    A speaker's variance is shrunk towards the corpus's as far as the speaker's mean is.
+
     Returns:
-      [n, d] (unchanged for adapt="none"), and bool [n]: a speaker's few utterances that fell back to the corpus.
+      [n, d] (unchanged for adapt="none"), and bool [n] as of `zero_shot.centres`.
     """
-    centres, fallback = zero_shot.centres(features, columns, adapt, min_utterances)
     if adapt == "none":
-        return features, fallback
-    centred = features - centres
-    variances, _ = zero_shot.centres(np.square(centred), columns, adapt, min_utterances)
-    return centred / np.sqrt(variances + 1e-12), fallback
+        return features, np.zeros(len(features), bool)
+    out, fallback = np.empty(features.shape), np.zeros(len(features), bool)
+    for _, _, where in corpora_by_language(columns):
+        mine, speakers = features[where], columns["speaker"][where]
+        centre, shrunk = mine.mean(0), np.ones(len(mine))
+        if adapt == "speaker":
+            centre, shrunk = pooling.speaker_means(mine, answers[where], speakers)
+            fallback[where] = shrunk > 0.5
+        moved = mine - centre
+        variance = np.tile(np.square(moved).mean(0), (len(mine), 1))
+        for speaker in np.unique(speakers[shrunk < 1]):
+            own = speakers == speaker
+            variance[own] += (1 - shrunk[own, None]) * (np.square(moved[own]).mean(0) - variance[own])
+        out[where] = moved / np.sqrt(variance + 1e-12)
+    return out, fallback
 
 
 def check_labels(emotions: Iterable[str], label_space: Sequence[str]) -> None:

@@ -229,7 +229,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         out += ["", f"{_TITLES[adapt]}:", *_columns(_HEAD, lines, 3, rule_before=scored)]
         fallen = sum(row.get("fallback_speakers", 0) for row in rows)
         if fallen:
-            out.append(f"  {fallen} speakers had too few utterances and use the corpus mean")
+            out.append(f"  {fallen} speakers have few or one-sided utterances: most of their means is the corpus's")
     return "\n".join([*out, *_notes(results)]) + "\n"
 
 

@@ -150,7 +150,7 @@ def make_rows(
       label_space: names of the labels.
       trained_on, seen_by: as in `why_not_zero_shot`.
       adapt: one of ADAPTATIONS, noted on the rows.
-      fallback: bool [n], utterances whose speaker had too few for statistics of its own (adapt="speaker…").
+      fallback: bool [n], utterances of whose speaker's mean more than half is the corpus's (adapt="speaker…").
       resamples: bootstrap draws.
       unreadable: utterances without probabilities, as they could not be decoded: COLUMNS, "id" and "reason". With `n`
         and `skipped` their count `unreadable` adds up to all there were.

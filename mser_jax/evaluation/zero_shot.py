@@ -4,8 +4,9 @@
 
 - "none": none. Every utterance is scored by itself; the strict setting.
 - "corpus": the mean of the corpus (in one language) is subtracted and every dimension divided by its spread.
-- "speaker": the speaker's own mean is subtracted; the spread is that around the speakers' means, over the
-  corpus. A speaker with fewer utterances than there are labels falls back to the corpus mean, and is counted.
+- "speaker": the speaker's own mean is subtracted, shrunk towards the corpus's as far as the speaker has few or
+  one-sided utterances (pooling.py); the spread is that around these means, over the corpus. Speakers of whose mean less
+  than half is left are counted.
 - "corpus_em", "speaker_em": what these say is where clusters of the encoder's features start (transduction.py).
 
 The label anchors are centred on their own mean: what is left on both sides is the direction away from "an
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mser_jax.evaluation import finite, transduction
+from mser_jax.evaluation import calibration, finite, pooling, transduction
 from mser_jax.evaluation.rows import ADAPTATIONS, TOGETHER, Row, check_columns, corpora_by_language, make_rows
 
 # A dimension that hardly varies is not blown up beyond this share of the average spread.
@@ -54,7 +55,7 @@ def adapted(
     anchors: np.ndarray,
     columns: Mapping[str, np.ndarray],
     adapt: str,
-    min_utterances: int,
+    answers: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Embeddings and anchors after unlabelled adaptation (see the module's docstring).
 
@@ -62,16 +63,16 @@ def adapted(
       embeddings: unit-norm [n, d], float64.
       anchors: unit-norm [labels, d].
       columns: rows.COLUMNS as string arrays [n].
-      adapt: one of ADAPTATIONS.
-      min_utterances: a speaker with fewer falls back to the corpus mean.
+      adapt: "none", "corpus" or "speaker".
+      answers: probabilities [n, labels] after adapt="corpus"; only "speaker" needs them.
 
     Returns:
-      embeddings [n, d] and anchors [labels, d], unit-norm again (or zero), and bool [n]: fell back to the
-      corpus.
+      embeddings [n, d] and anchors [labels, d], unit-norm again (or zero), and bool [n]: most of the speaker's mean was
+      shrunk away.
     """
     if adapt == "none":
         return embeddings, anchors, np.zeros(len(embeddings), bool)
-    centre, fallback = centres(embeddings, columns, adapt, min_utterances)
+    centre, fallback = centres(embeddings, columns, adapt, answers)
     out = np.empty_like(embeddings)
     for _, _, where in corpora_by_language(columns):
         moved = embeddings[where] - centre[where]
@@ -82,32 +83,25 @@ def adapted(
 
 
 def centres(
-    values: np.ndarray, columns: Mapping[str, np.ndarray], adapt: str, min_utterances: int
+    values: np.ndarray, columns: Mapping[str, np.ndarray], adapt: str, answers: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of the group that each utterance belongs to: its corpus in one language, or its speaker there.
+    """Where the group of each utterance lies: its corpus in one language, or its speaker there (pooling.py).
 
     Args:
       values: [n, d].
       columns: rows.COLUMNS as string arrays [n].
-      adapt: one of ADAPTATIONS; "none" gives zeros.
-      min_utterances: a speaker with fewer falls back to the corpus mean.
+      adapt: "none" gives zeros, "corpus" means, "speaker" means shrunk towards those.
+      answers: probabilities [n, labels] after adapt="corpus"; only "speaker" needs them.
 
     Returns:
-      [n, d], and bool [n]: fell back to the corpus.
+      [n, d], and bool [n]: more than half of the distance from the corpus's mean was shrunk away.
     """
     out, fallback = np.zeros_like(values), np.zeros(len(values), bool)
     for _, _, where in corpora_by_language(columns) if adapt != "none" else ():
-        group = values[where]
-        centre = np.broadcast_to(group.mean(0), group.shape).copy()
+        out[where] = values[where].mean(0)
         if adapt == "speaker":
-            speakers = columns["speaker"][where]
-            for speaker in np.unique(speakers):
-                own = speakers == speaker
-                if speaker and own.sum() >= min_utterances:
-                    centre[own] = group[own].mean(0)
-                else:
-                    fallback[where[own]] = True
-        out[where] = centre
+            out[where], shrunk = pooling.speaker_means(values[where], answers[where], columns["speaker"][where])
+            fallback[where] = shrunk > 0.5
     return out, fallback
 
 
@@ -123,7 +117,7 @@ def together(
     features: np.ndarray | None,
     columns: Mapping[str, np.ndarray],
     adapt: str,
-    min_utterances: int,
+    answers: np.ndarray | None = None,
 ) -> np.ndarray:
     """What the utterances of each corpus (in one language) say together, float64 [n, labels].
 
@@ -132,7 +126,7 @@ def together(
       features: [n, d]; those of each corpus are clustered, after the mean of the group that `adapt` names is gone.
       columns: rows.COLUMNS as string arrays [n].
       adapt: "corpus" or "speaker".
-      min_utterances: a speaker with fewer falls back to the corpus mean.
+      answers: as of `centres`.
 
     Raises:
       ValueError: there are no features.
@@ -141,7 +135,7 @@ def together(
     if features is None:
         raise ValueError(f"adapt={adapt}{TOGETHER}: there are no features to find clusters in")
     finite.check(features, "features")
-    moved = features - centres(features, columns, adapt, min_utterances)[0]
+    moved = features - centres(features, columns, adapt, answers)[0]
     out = np.empty(probabilities.shape)
     for _, _, where in corpora_by_language(columns):
         out[where] = transduction.transduce(probabilities[where], moved[where])
@@ -157,19 +151,20 @@ def answers(
     *,
     adapt: Sequence[str] = ("none", "corpus", "speaker"),
     features: np.ndarray | None = None,
-    min_utterances: int | None = None,
+    owner: np.ndarray | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Give what each adaptation answers: {adapt: (probabilities [n, labels], bool [n] fell back to the corpus)}.
+    """Give what each adaptation answers: {adapt: (probabilities [n, labels], bool [n] as of `adapted`)}.
 
     Args:
-      embeddings: [n, d] of the utterances; only their direction counts.
+      embeddings: [windows, d] of the utterances; only their direction counts.
       prompt_embeddings: {label: [prompts, d]}, the prompt ensemble of each label.
       logit_scale: what the cosine is multiplied with before the softmax (moves ECE, never the answer).
       columns: {"corpus", "language", "speaker", "emotion"}: string arrays [n]; emotion canonical, "" unknown.
       label_space: labels to choose from, any subset of the prompts' labels.
       adapt: which of ADAPTATIONS to score.
       features: [n, d], what "…_em" finds clusters in.
-      min_utterances: fewest utterances of a speaker for statistics of its own; default: the number of labels.
+      owner: int [windows], the utterance of each; by default each has one. An utterance is answered by the mean over
+        its windows, as predict does.
 
     Raises:
       ValueError: unknown adaptation, missing prompts, columns or features.
@@ -180,17 +175,20 @@ def answers(
         raise ValueError(f"adapt={unknown}: expected some of {ADAPTATIONS}")
     embeddings = np.asarray(embeddings, np.float64)
     finite.check(embeddings, "embeddings")
-    columns = check_columns(columns, len(embeddings))
+    owner = np.arange(len(embeddings)) if owner is None else owner
+    columns = check_columns(columns, int(owner.max(initial=-1)) + 1)
+    of_windows = {name: values[owner] for name, values in columns.items()}
     embeddings, anchors = _unit(embeddings), label_anchors(prompt_embeddings, label_space)
+    speech, labels, _ = adapted(embeddings, anchors, of_windows, "corpus")
+    by_corpus = probabilities(speech, labels, logit_scale)
     found = {}
     for name in adapt:
-        fewest = len(label_space) if min_utterances is None else min_utterances
         statistics = name.removesuffix(TOGETHER)
-        speech, labels, fallback = adapted(embeddings, anchors, columns, statistics, fewest)
-        said = probabilities(speech, labels, logit_scale)
+        speech, labels, fallback = adapted(embeddings, anchors, of_windows, statistics, by_corpus)
+        said = calibration.averaged(probabilities(speech, labels, logit_scale), owner)
         if name != statistics:
-            said = together(said, features, columns, statistics, fewest)
-        found[name] = said, fallback
+            said = together(said, features, columns, statistics, calibration.averaged(by_corpus, owner))
+        found[name] = said, calibration.averaged(fallback, owner) > 0
     return found
 
 

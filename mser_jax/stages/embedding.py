@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from mser_jax import state
 from mser_jax.data import sources
+from mser_jax.evaluation import calibration
 from mser_jax.stages import frozen_features, scoring
 from mser_jax.stages.base import Params
 from mser_jax.stages.speech_data import SpeechData
@@ -28,16 +29,24 @@ class SpeechEmbedder:
             out_shardings=NamedSharding(mesh, P()),
         )
 
-    def __call__(self, params: Params, table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings [n, E] and rows of `table` [n] of all utterances that could be read."""
+    def windows(self, params: Params, table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings [windows, E] and rows of `table` [windows] of all utterances that could be read."""
         return scoring.over_table(self._encode, params, self._data, table, self._mesh, "embedding")
 
+    def __call__(self, params: Params, table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
+        """The mean over the windows of each utterance, f64 [n, E], and rows of `table` [n], increasing."""
+        values, places = self.windows(params, table)
+        kept, owner = scoring.by_utterance(places)
+        return calibration.averaged(values, owner), kept
+
     def layer_means(self, params: Params, table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
-        """The time-means of the encoder's hidden states, f32 [n, (L + 1) · D], and rows of `table` [n], likewise.
+        """The time-means of the encoder's hidden states, f64 [n, (L + 1) · D], and rows of `table` [n], likewise.
 
         A pass of its own: next to nothing from kept features, else the encoder once more.
         """
-        return scoring.over_table(self._means, params, self._data, table, self._mesh, "layer means")
+        values, places = scoring.over_table(self._means, params, self._data, table, self._mesh, "layer means")
+        kept, owner = scoring.by_utterance(places)
+        return calibration.averaged(values, owner), kept
 
     def layer_means_of(self, params: Params, table: sources.MixtureTable, rows: np.ndarray) -> np.ndarray:
         """The same of the utterances `rows` of `table`, in their order.

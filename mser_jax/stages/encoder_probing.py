@@ -51,12 +51,15 @@ class EncoderProbeEvaluator:
         train, learned = self._embed.layer_means(params, heard)
         features, kept = self._embed.layer_means(params, evaluation.table)
         of_train = {name: heard[name][learned] for name in rows.COLUMNS}
-        of_test, fewest = evaluation.columns(kept), len(evaluation.labels)
+        of_test = evaluation.columns(kept)
+        # In training it is known what is said.
+        known = np.array([[label == emotion for label in evaluation.labels] for emotion in of_train["emotion"]], float)
 
         @functools.cache
         def answers(statistics: str) -> tuple[np.ndarray, np.ndarray]:
-            seen, _ = encoder_probe.standardised(train, of_train, statistics, fewest)
-            moved, fallback = encoder_probe.standardised(features, of_test, statistics, fewest)
+            by_corpus = answers("corpus")[0] if statistics == "speaker" else None
+            seen, _ = encoder_probe.standardised(train, of_train, statistics, known)
+            moved, fallback = encoder_probe.standardised(features, of_test, statistics, by_corpus)
             with config_lib.blame("evaluate.encoder_probe"):
                 return encoder_probe.probabilities(seen, of_train["emotion"], moved, evaluation.labels), fallback
 
@@ -66,7 +69,7 @@ class EncoderProbeEvaluator:
             statistics = adapt.removesuffix(rows.TOGETHER)
             said, fallback = answers(statistics)
             if adapt != statistics:
-                said = zero_shot.together(said, features, of_test, statistics, fewest)
+                said = zero_shot.together(said, features, of_test, statistics, answers("corpus")[0])
             answered[adapt] = said
             found += evaluation.rows(said, kept, adapt=adapt, fallback=fallback)
         strict, _ = answers("none")

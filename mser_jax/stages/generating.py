@@ -17,7 +17,7 @@ from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.data import prompts
 from mser_jax.data.chat import Chat
-from mser_jax.evaluation import finite
+from mser_jax.evaluation import calibration, finite
 from mser_jax.evaluation.extractors import EXTRACTORS
 from mser_jax.models.generation import generate
 from mser_jax.parallel import sharding
@@ -74,12 +74,18 @@ class GenerationEvaluator:
         if not self._extractors:
             return
         evaluation = self._evaluation
-        tokens, kept = scoring.over_table(self._answer, params, self._data, evaluation.table, self._mesh, "generation")
+        tokens, places = scoring.over_table(
+            self._answer, params, self._data, evaluation.table, self._mesh, "generation"
+        )
         # -1: what the LLM would write next was not finite.
-        finite.check(np.where(tokens < 0, np.nan, 0), "answers", evaluation.table["id"][kept], params)
+        finite.check(np.where(tokens < 0, np.nan, 0), "answers", evaluation.table["id"][places], params)
+        kept, owner = scoring.by_utterance(places)
         texts = [self._chat.decode(row) for row in tokens]
         for name in self._extractors:
-            chosen = one_hot([EXTRACTORS[name](text, self._words) for text in texts], evaluation.labels)
+            each = one_hot([EXTRACTORS[name](text, self._words) for text in texts], evaluation.labels)
+            # Most windows decide; the first label where two have as many.
+            votes = calibration.averaged(each, owner)
+            chosen = np.eye(len(evaluation.labels))[votes.argmax(-1)] * votes.any(-1, keepdims=True)
             # An answer comes without confidence, so without a calibration error.
             found = [{**row, "ece": None} for row in evaluation.rows(chosen, kept)]
             results = evaluation.results(found, chosen, kept, run=run, step=step, scoring=f"generation:{name}")

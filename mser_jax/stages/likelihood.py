@@ -22,9 +22,9 @@ from scipy.special import softmax
 
 from mser_jax import config as config_lib
 from mser_jax import state
-from mser_jax.data import audio, device, instructions, prompts, tokenizer_check
+from mser_jax.data import audio, device, instructions, prompts, sources, tokenizer_check
 from mser_jax.data.chat import Chat
-from mser_jax.evaluation import rows, zero_shot
+from mser_jax.evaluation import calibration, rows, zero_shot
 from mser_jax.models.label_trie import LabelTrie
 from mser_jax.models.speech_llm import log_likelihood
 from mser_jax.parallel import sharding
@@ -72,6 +72,8 @@ def ensemble(labels: Sequence[str], languages: Sequence[str], paraphrases: int) 
 class LikelihoodScorer:
     """Probabilities of labels: speech is encoded once for all questions, each question read once for all labels."""
 
+    scoring = "label_likelihood"
+
     def __init__(
         self,
         config: ConfigDict,
@@ -82,7 +84,7 @@ class LikelihoodScorer:
         languages: Sequence[str],
     ) -> None:
         """Raises ConfigError for labels that are none, languages without questions, or an unknown `evaluate.prior`."""
-        self.labels = scoring.check_labels(labels)
+        self.labels, self.languages = scoring.check_labels(labels), tuple(languages)
         config_lib.choice(config, "evaluate.prior", PRIORS)
         self._mesh, self._whole = mesh, NamedSharding(mesh, P())
         with config_lib.blame("evaluate.prompt_languages"):
@@ -168,30 +170,40 @@ class LikelihoodEvaluator:
         "…_em": what is left is where clusters of the encoder's features start (evaluation/transduction.py).
         """
         evaluation, prior = self._evaluation, self._scorer.prior(params)
-        raw, kept = self._over(params, evaluation.table)
+        raw, places = self._over(params, evaluation.table)
+        kept, owner = scoring.by_utterance(places)
         scores = (raw - prior).mean(1)
-        probabilities = softmax(scores, axis=-1)
-        calibrated = scoring.Calibration()
-        if evaluation.dev_table is not None:
-            dev, dev_kept = self._over(params, evaluation.dev_table)
-            calibrated = evaluation.calibrate(softmax((dev - prior).mean(1), axis=-1), dev_kept)
+
+        def strict(table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
+            dev, dev_places = self._over(params, table)
+            return softmax((dev - prior).mean(1), axis=-1), dev_places
+
+        calibrated = evaluation.calibrate(strict, run, step, self._scorer.scoring, self._scorer.languages)
         found, answers = [], {}
         features = self._embed.layer_means_of(params, evaluation.table, kept) if evaluation.together else None
-        of_voice, fewest = evaluation.columns(kept), len(evaluation.labels)
+        of_voice, of_windows = evaluation.columns(kept), evaluation.columns(kept[owner])
+        by_corpus = softmax(
+            (scores - zero_shot.centres(scores, of_windows, "corpus")[0]) / calibrated.temperature, axis=-1
+        )
         for adapt in evaluation.adapt:
             statistics = adapt.removesuffix(rows.TOGETHER)
-            mean, fallback = zero_shot.centres(scores, of_voice, statistics, fewest)
-            tempered = softmax((scores - mean) / calibrated.temperature, axis=-1)
+            mean, fallback = zero_shot.centres(scores, of_windows, statistics, by_corpus)
+            said = calibration.averaged(softmax((scores - mean) / calibrated.temperature, axis=-1), owner)
             if adapt != statistics:
-                tempered = zero_shot.together(tempered, features, of_voice, statistics, fewest)
-            answers[adapt] = tempered
-            found += evaluation.rows(tempered, kept, adapt=adapt, fallback=fallback)
+                each = calibration.averaged(by_corpus, owner)
+                said = zero_shot.together(said, features, of_voice, statistics, each)
+            answers[adapt] = said
+            fell = calibration.averaged(fallback, owner) > 0
+            found += evaluation.rows(said, kept, adapt=adapt, fallback=fell)
+        before, after = (
+            calibration.averaged(softmax(scores / t, axis=-1), owner) for t in (1.0, calibrated.temperature)
+        )
         results = evaluation.results(
-            found, probabilities, kept, run=run, step=step, scoring="label_likelihood", calibrated=calibrated,
-            facts=self._facts(raw, prior, kept),
+            found, before, kept, run=run, step=step, scoring=self._scorer.scoring, calibrated=calibrated,
+            tempered=after, facts=self._facts(raw, prior, kept, owner),
         )  # fmt: skip
         if jax.process_index() == 0:
-            written = evaluation.write(results, folder, probabilities, kept, calibrated, answers=answers)
+            written = evaluation.write(results, folder, before, kept, calibrated, after, answers=answers)
             logging.info("Written: %s", ", ".join(map(str, written)))
         yield from scoring.summary(results)
 
@@ -200,11 +212,12 @@ class LikelihoodEvaluator:
             self._scorer.log_likelihoods, params, self._data, table, self._mesh, "label likelihood"
         )
 
-    def _facts(self, raw: np.ndarray, prior: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
+    def _facts(self, raw: np.ndarray, prior: np.ndarray, kept: np.ndarray, owner: np.ndarray) -> dict[str, Any]:
         """What each question scores by itself, and all of them without the prior: UA, the mean over languages."""
 
         def ua(scores: np.ndarray) -> float | None:
-            return rows.macro(self._evaluation.rows(softmax(scores, axis=-1), kept))["all"]["ua"]
+            said = calibration.averaged(softmax(scores, axis=-1), owner)
+            return rows.macro(self._evaluation.rows(said, kept))["all"]["ua"]
 
         questions = [
             {"language": question.language, "text": question.text, "ua": ua(raw[:, i] - prior[i])}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from mser_jax import config as config_lib
 from mser_jax.corpora import emotions
-from mser_jax.data import device, sources, unreadable
+from mser_jax.data import device, held_back, sources, unreadable
 from mser_jax.evaluation import calibration, finite, metrics, predictions, report, rows
 from mser_jax.evaluation import incongruence as incongruence_lib
 from mser_jax.stages import exposure, frozen_features, towers
@@ -118,12 +117,9 @@ def over_table(
     return values, rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """A temperature and where it comes from. `facts`: JSON of the dev utterances; None: nothing was fitted."""
-
-    temperature: float = 1.0
-    facts: Mapping[str, Any] | None = None
+def by_utterance(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a table that have values int [n], increasing, and for each value which of them is its utterance."""
+    return np.unique(places, return_inverse=True)
 
 
 class Evaluation:
@@ -143,7 +139,6 @@ class Evaluation:
             )
         with config_lib.blame("evaluate"):
             self.labels = emotions.label_space(config.evaluate.label_space)
-            data.whole_table().check_names(split=config.evaluate.dev_split)
         there = sorted(set(self.table["emotion"].tolist()) - {""})
         if not set(there) & set(self.labels):
             raise config_lib.ConfigError(
@@ -161,35 +156,10 @@ class Evaluation:
         """What is scored."""
         return self._data.evaluation_table()
 
-    @functools.cached_property
+    @property
     def dev_table(self) -> sources.MixtureTable | None:
-        """At most `evaluate.dev_utterances` of `evaluate.dev_split`, none of them scored, to fit a temperature on.
-
-        They lie evenly over the split's records, so over its languages, speakers and emotions. Of languages that are
-        scored there are only speakers that are not. None where that leaves nothing, or nothing is asked for.
-        """
-        options, whole = self._config.evaluate, self._data.whole_table()
-        if not options.dev_utterances:
-            return None
-        scored = set(zip(self.table["source"], self.table["position"], strict=True))
-        speakers = set(zip(self.table["primary"], self.table["speaker"], strict=True))
-        splits = [name.strip() for name in options.dev_split.split(",")]
-        columns = (whole[name] for name in ("source", "position", "primary", "speaker", "split", "emotion"))
-        free = [
-            row
-            for row, (source, position, language, speaker, split, emotion) in enumerate(zip(*columns, strict=True))
-            if (source, position) not in scored and (language, speaker) not in speakers
-            and split in ("", *splits) and emotion in self.labels
-        ]  # fmt: skip
-        if not free:
-            logging.warning(
-                "No temperature is fitted: of evaluate.dev_split=%r nothing is left that is not scored",
-                options.dev_split,
-            )
-            return None
-        count = min(len(free), options.dev_utterances)
-        chosen = np.array(free)[np.linspace(0, len(free) - 1, count).round().astype(int)]
-        return dataclasses.replace(whole, columns={name: values[chosen] for name, values in whole.columns.items()})
+        """What fits a temperature, see SpeechData.dev_table."""
+        return self._data.dev_table
 
     @property
     def trained_on(self) -> Mapping[str, Sequence[str]]:
@@ -206,21 +176,60 @@ class Evaluation:
         ids = {label: i for i, label in enumerate(self.labels)}
         return np.array([ids.get(emotion, -1) for emotion in table["emotion"][kept]], int)
 
-    def calibrate(self, probabilities: np.ndarray, kept: np.ndarray) -> Calibration:
-        """The temperature for probabilities [n, labels] of the rows `kept` [n] of `dev_table`."""
-        table, references = self.dev_table, self.references(self.dev_table, kept)
-        pairs = set(zip(table["corpus"], table["language"], strict=True))
-        facts = {
-            "split": self._config.evaluate.dev_split,
+    def calibrate(
+        self, found: Callable[[sources.MixtureTable], tuple[np.ndarray, np.ndarray]], run: epath.Path, step: int,
+        scoring: str, languages: Sequence[str],
+    ) -> calibration.Calibration:  # fmt: skip
+        """The temperature of a checkpoint: fitted and kept beside it where the run trains, else what was kept.
+
+        Args:
+            found: what gives the probabilities [windows, labels] of a table's utterances, and their rows [windows].
+            run, step, scoring: whose temperature it is, see report.build.
+            languages: of the prompts.
+        """
+        options = self._config.evaluate
+        if self._data.scored_only:
+            wanted = options.get("dev_utterances", 0)
+            return self._unless_scored(calibration.stored(run, step, scoring)) if wanted else calibration.Calibration()
+        dev, told = self._data.dev_table, calibration.Calibration()
+        if dev is None and options.dev_utterances:
+            logging.warning(
+                "Not calibrated: no known speaker is left who neither trains nor is scored (of %d or more who train, "
+                "some would be held back; a split 'validation' would do too)", held_back.LEAST_SPEAKERS,
+            )  # fmt: skip
+        if dev is not None:
+            probabilities, places = found(dev)
+            kept, owner = by_utterance(places)
+            facts = self._facts(dev, kept) | {"label_space": list(self.labels), "prompt_languages": list(languages)}
+            temperature = calibration.fit_temperature(probabilities, self.references(dev, kept), owner)
+            told = calibration.Calibration(temperature, facts)
+        if jax.process_index() == 0:
+            calibration.store(run, step, scoring, told)
+        return told
+
+    def _facts(self, dev: sources.MixtureTable, kept: np.ndarray) -> dict[str, Any]:
+        """JSON on the rows `kept` of what a temperature is fitted on."""
+        pairs = set(zip(dev["corpus"][kept], dev["language"][kept], strict=True))
+        speakers = sorted(set(dev["speaker"][kept]))
+        return {
+            "split": "held back" if self._data.held_back else "validation",
             "n": len(kept),
-            "speakers": len(set(table["speaker"][kept])),
-            "languages": sorted(set(table["language"][kept])),
-            # Seen in training, they are answered with more confidence than new ones; unseen, labels were looked at.
+            "speakers": len(speakers),
+            "languages": sorted(set(dev["language"][kept])),
             "protocols": sorted(
                 {rows.protocol(corpus, language, self.trained_on, self.seen_by) for corpus, language in pairs}
             ),
+            "utterances": _names(dev, kept),
         }
-        return Calibration(calibration.fit_temperature(probabilities, references), facts)
+
+    def _unless_scored(self, kept: calibration.Calibration) -> calibration.Calibration:
+        """A calibration, unless it was fitted on utterances that are scored."""
+        fitted = set((kept.facts or {}).get("utterances", ()))
+        both = fitted & set(_names(self.table, np.arange(len(self.table))))
+        if not both:
+            return kept
+        logging.warning("Not calibrated: %d of the utterances scored are those that the temperature fits", len(both))
+        return calibration.Calibration()
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
         """rows.COLUMNS of the rows `kept` of `table`."""
@@ -252,7 +261,8 @@ class Evaluation:
         run: epath.Path,
         step: int,
         scoring: str,
-        calibrated: Calibration | None = None,
+        calibrated: calibration.Calibration | None = None,
+        tempered: np.ndarray | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The content of results.json.
@@ -263,6 +273,7 @@ class Evaluation:
             kept: see `probabilities`.
             run, step, scoring: see report.build.
             calibrated: what the temperature is; None where probabilities are not meant as such (generation).
+            tempered: [n, labels], `probabilities` at that temperature.
             facts: further JSON on the calibration.
         """
         words = [incongruence_lib.content_emotion(name) for name in self.table["id"][kept]]
@@ -272,9 +283,10 @@ class Evaluation:
         if calibrated and (calibrated.facts or facts):
             ece = {
                 when: metrics.expected_calibration_error(*pair)
-                for when, pair in self._before_and_after(probabilities, kept, calibrated).items()
+                for when, pair in self._before_and_after(probabilities, kept, calibrated, tempered).items()
             }
-            written = {"temperature": calibrated.temperature, "dev": calibrated.facts, "ece": ece, **(facts or {})}
+            dev = {key: value for key, value in (calibrated.facts or {}).items() if key != "utterances"} or None
+            written = {"temperature": calibrated.temperature, "dev": dev, "ece": ece, **(facts or {})}
         return report.build(
             stage=self._config.stage, checkpoint=str(run), step=step, label_space=self.labels, scoring=scoring,
             trained_on=self.trained_on, merges=self._merges(kept), rows=found, calibration=written,
@@ -292,7 +304,8 @@ class Evaluation:
         folder: epath.Path,
         probabilities: np.ndarray,
         kept: np.ndarray,
-        calibrated: Calibration | None = None,
+        calibrated: calibration.Calibration | None = None,
+        tempered: np.ndarray | None = None,
         *,
         answers: Mapping[str, np.ndarray],
     ) -> list[epath.Path]:
@@ -308,7 +321,7 @@ class Evaluation:
             written.append(plots.save_confusions(results["rows"], self.labels, folder / "confusion.png"))
         if "calibration" in results:
             titles = {"before": "as it is", "after": f"temperature {calibrated.temperature:.2f}"}
-            pairs = self._before_and_after(probabilities, kept, calibrated)
+            pairs = self._before_and_after(probabilities, kept, calibrated, tempered)
             diagrams = {
                 f"{titles[when]}, ECE {results['calibration']['ece'][when]:.3f}": metrics.reliability(*pair)
                 for when, pair in pairs.items()
@@ -317,14 +330,18 @@ class Evaluation:
         return written
 
     def _before_and_after(
-        self, probabilities: np.ndarray, kept: np.ndarray, calibrated: Calibration
+        self,
+        probabilities: np.ndarray,
+        kept: np.ndarray,
+        calibrated: calibration.Calibration,
+        tempered: np.ndarray | None,
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """(probabilities, references) of all utterances within the label space, of all languages together."""
         references = self.references(self.table, kept)
         inside = references >= 0
         found = {"before": probabilities}
         if calibrated.facts:
-            found["after"] = calibration.tempered(probabilities, calibrated.temperature)
+            found["after"] = tempered
         return {when: (p[inside], references[inside]) for when, p in found.items()}
 
     def _merges(self, kept: np.ndarray) -> dict[str, int]:
@@ -337,6 +354,10 @@ class Evaluation:
             if emotion in self.labels and (merge := emotions.merge(native, emotion)):
                 counts[merge] += count
         return dict(counts)
+
+
+def _names(table: sources.MixtureTable, kept: np.ndarray) -> list[str]:
+    return [f"{corpus}/{name}" for corpus, name in zip(table["corpus"][kept], table["id"][kept], strict=True)]
 
 
 def summary(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

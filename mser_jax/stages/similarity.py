@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from mser_jax import config as config_lib
 from mser_jax import state
 from mser_jax.corpora import emotions
-from mser_jax.data import prompts, tokenizer_check
+from mser_jax.data import prompts, sources, tokenizer_check
 from mser_jax.data.text import Tokenizer
-from mser_jax.evaluation import zero_shot
+from mser_jax.evaluation import calibration, zero_shot
 from mser_jax.stages import frozen_features, scoring
 from mser_jax.stages.base import Batch, Params
 from mser_jax.stages.embedding import SpeechEmbedder
@@ -30,6 +30,8 @@ with epy.lazy_imports():
 
 class SimilarityScorer:
     """Probabilities of labels: softmax of the scaled cosine between speech and each label's mean prompt."""
+
+    scoring = "similarity"
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class SimilarityScorer:
         Raises:
             ConfigError: no such labels, or a language without prompts.
         """
-        self.labels = scoring.check_labels(labels)
+        self.labels, self.languages = scoring.check_labels(labels), tuple(languages)
         self._max_tokens, self._tokenizer = config.data.max_tokens, tokenizer
         words = scoring.canonical_labels(self.labels)
         with config_lib.blame("evaluate.prompt_languages"):
@@ -122,37 +124,45 @@ class SimilarityEvaluator:
     def run(self, params: Params, step: int, run: epath.Path, folder: epath.Path) -> Iterator[tuple[str, float]]:
         """Yields the averages over languages (`zero_shot/ua`, `all/ua`, …), each language's UA, and more."""
         evaluation = self._evaluation
-        embeddings, kept = self._embed(params, evaluation.table)
+        windows, places = self._embed.windows(params, evaluation.table)
+        kept, owner = scoring.by_utterance(places)
         columns = evaluation.columns(kept)
         prompted, scale = self._scorer.embed_prompts(params), self._scorer.scale(params)
         anchors = zero_shot.label_anchors(prompted, self._labels)
-        calibrated = scoring.Calibration()
-        if evaluation.dev_table is not None:
-            dev, dev_kept = self._embed(params, evaluation.dev_table)
-            calibrated = evaluation.calibrate(zero_shot.probabilities(dev, anchors, scale), dev_kept)
+
+        def strict(table: sources.MixtureTable) -> tuple[np.ndarray, np.ndarray]:
+            dev, dev_places = self._embed.windows(params, table)
+            return zero_shot.probabilities(dev, anchors, scale), dev_places
+
+        calibrated = evaluation.calibrate(strict, run, step, self._scorer.scoring, self._scorer.languages)
         answers = zero_shot.answers(
-            embeddings,
+            windows,
             prompted,
             scale / calibrated.temperature,
             columns,
             self._labels,
             adapt=evaluation.adapt,
             features=self._embed.layer_means_of(params, evaluation.table, kept) if evaluation.together else None,
+            owner=owner,
         )
         found = [
             row
             for adapt, (said, fallback) in answers.items()
             for row in evaluation.rows(said, kept, adapt=adapt, fallback=fallback)
         ]
-        probabilities = zero_shot.probabilities(embeddings, anchors, scale)
+        before, after = (
+            calibration.averaged(zero_shot.probabilities(windows, anchors, scale / t), owner)
+            for t in (1.0, calibrated.temperature)
+        )
         results = evaluation.results(
-            found, probabilities, kept, run=run, step=step, scoring="similarity", calibrated=calibrated
+            found, before, kept, run=run, step=step, scoring=self._scorer.scoring, calibrated=calibrated, tempered=after
         )
         if jax.process_index() == 0:
             said = {adapt: said for adapt, (said, _) in answers.items()}
-            written = evaluation.write(results, folder, probabilities, kept, calibrated, answers=said)
+            written = evaluation.write(results, folder, before, kept, calibrated, after, answers=said)
             if any(row["n"] for row in results["rows"]):
                 centres = dict(zip(self._labels, anchors, strict=True))
+                embeddings = calibration.averaged(windows, owner)
                 written.append(plots.save_embeddings(embeddings, columns, centres, folder / "embeddings.png"))
             logging.info("Written: %s", ", ".join(map(str, written)))
         yield from scoring.summary(results)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from etils import epath
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mser_jax import config as config_lib
 from mser_jax.corpora.emotions import EMOTIONS, label_space
-from mser_jax.data import audio, device, fingerprint, identity, mixture, pipeline, sources, unreadable
+from mser_jax.data import audio, fingerprint, held_back, identity, mixture, pipeline, sources, unreadable
 from mser_jax.data.feature_cache import CachedFeatures
 from mser_jax.models import speech_reader
 from mser_jax.models.speech_encoder import SpeechEncoderConfig
 from mser_jax.parallel import sharding
 from mser_jax.stages import exposure
+from mser_jax.stages.device_batches import DeviceBatches
 from mser_jax.stages.frozen_features import FrozenFeatures
 from mser_jax.stages.frozen_texts import FrozenTexts
 from mser_jax.telemetry.compiling import Compilations
@@ -34,48 +32,6 @@ USUALLY_EXCLUDED = "fa,pl"
 def names(text: str) -> tuple[str, ...]:
     """'a, b' -> ('a', 'b')."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-class DeviceBatches:
-    """Training batches on the devices, the next ones read ahead in the background."""
-
-    def __init__(
-        self,
-        host: pipeline.Batches,
-        mesh: Mesh,
-        ids: np.ndarray,
-        max_unreadable: float,
-        change: Callable[[pipeline.Batch], pipeline.Batch] | None = None,
-    ) -> None:
-        """
-        Args:
-            host: of this process.
-            mesh: the devices.
-            ids: of the records of the training mix.
-            max_unreadable: share of them.
-            change: made to each batch of `host` before it goes to the devices.
-        """
-        self._host, self._ids, self._share = host, ids, max_unreadable
-        self._whole = NamedSharding(mesh, P())
-        self._unreadable: dict[int, str] = {}
-        bare = ({name: value for name, value in batch.items() if name != "reason"} for batch in host)
-        self._device = device.device_batches(map(change, bare) if change else bare, mesh)
-
-    def __next__(self) -> dict[str, jax.Array]:
-        return next(self._device)
-
-    def check(self, batch: Mapping[str, jax.Array]) -> None:
-        """See base.BatchIterator."""
-        # Each process knows what it could not decode itself; the rows of all of them tell what they agree upon.
-        rows = np.asarray(jax.device_put(jnp.where(batch["valid"], -1, batch["record"]), self._whole))
-        self._unreadable |= {int(row): self._host.unreadable.get(int(row), "") for row in rows[rows >= 0]}
-        unreadable.check(self._unreadable, self._ids, self._share, "the training mix")
-
-    def close(self) -> None:
-        """Ends worker processes and threads."""
-        self._host.close()
-        if self._unreadable:
-            logging.warning("%s", unreadable.describe(self._unreadable, self._ids, "the training mix"))
 
 
 class SpeechData:
@@ -128,21 +84,77 @@ class SpeechData:
 
     @functools.cached_property
     def table(self) -> sources.MixtureTable:
-        """The training mix. Raises ConfigError when the corpora or filters leave nothing."""
+        """The training mix, without who is held back. Raises ConfigError when the corpora or filters leave nothing."""
+        return self._without(self._may_train, self.held_back)
+
+    @property
+    def scored_only(self) -> bool:
+        """Whether this is the data of a checkpoint that is scored, not of a run that trains."""
+        return self._metadata is not None
+
+    @functools.cached_property
+    def _may_train(self) -> sources.MixtureTable:
         data = self._config.data
         with config_lib.blame("data"):
             return self._filtered(data.corpora, data, names(data.emotions) or EMOTIONS)
 
-    def evaluation_table(self) -> sources.MixtureTable:
-        """What `config.evaluate` scores: every utterance with a canonical emotion, or with one of the labels only."""
-        evaluate = self._config.evaluate
+    @functools.cached_property
+    def held_back(self) -> tuple[str, ...]:
+        """The speakers of the training corpora who do not train, to calibrate (held_back.py)."""
+        if self._metadata is not None:
+            return tuple(self._metadata.get("held_back", ()))
+        wanted = self._config.evaluate.get("dev_utterances", 0)
+        return held_back.choose(self._may_train, wanted) if wanted and not len(self._validation) else ()
+
+    @functools.cached_property
+    def _validation(self) -> sources.MixtureTable:
+        """What the training corpora hold out for validation, of speakers who neither train nor are scored."""
+        data = self._config.data
+        with config_lib.blame("data"):
+            there = self._whole(data.corpora).filter(
+                include_languages=data.include_languages, exclude_languages=data.exclude_languages
+            )
+        there = held_back.select(there, there["split"] == "validation")
+        return held_back.unseen(there, self._may_train, self._may_be_scored())
+
+    @functools.cached_property
+    def dev_table(self) -> sources.MixtureTable | None:
+        """At most `evaluate.dev_utterances` to fit a temperature on, evenly over the records; of a run that trains.
+
+        None where it is asked for none, or there is nobody who neither trains nor is scored.
+        """
+        wanted = self._config.evaluate.get("dev_utterances", 0)
+        if self._metadata is not None or not wanted:
+            return None
+        free = self._validation
+        if self.held_back:
+            mine = held_back.select(self._may_train, np.isin(self._may_train["speaker"], self.held_back))
+            free = held_back.unseen(mine, self.table, self.evaluation_table())
         with config_lib.blame("evaluate"):
-            emotions = label_space(evaluate.label_space) if evaluate.get("closed_set") else EMOTIONS
-            table = self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, emotions)
+            labels = label_space(self._config.evaluate.label_space)
+        rows = np.flatnonzero(np.isin(free["emotion"].astype(str), labels))
+        if not len(rows):
+            return None
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), wanted)).round().astype(int)]
+        return held_back.select(free, np.isin(np.arange(len(free)), chosen))
+
+    def evaluation_table(self) -> sources.MixtureTable:
+        """What `config.evaluate` scores: every utterance with a canonical emotion, or with one of the labels only.
+
+        Speakers who are held back to calibrate are not scored in the languages that they would have trained.
+        """
+        languages = self.metadata()["trained_on"]["languages"]
+        table = self._without(self._may_be_scored(), self.held_back, languages)
         if self._metadata is None:  # else the training mix is not there
             identity.warn_of_trained(table.columns, self.table.columns)
             identity.warn_of_namesakes(table.sources, self.table.sources)
         return table
+
+    def _may_be_scored(self) -> sources.MixtureTable:
+        evaluate = self._config.evaluate
+        with config_lib.blame("evaluate"):
+            emotions = label_space(evaluate.label_space) if evaluate.get("closed_set") else EMOTIONS
+            return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, emotions)
 
     def unlabelled(self) -> list[dict[str, Any]]:
         """Count the utterances that pass the filters of `config.evaluate` but have no canonical emotion, as
@@ -151,6 +163,21 @@ class SpeechData:
         evaluate = self._config.evaluate
         with config_lib.blame("evaluate"):
             return self._filtered(evaluate.corpora or self._config.data.corpora, evaluate, None).unlabelled()
+
+    @staticmethod
+    def _without(
+        table: sources.MixtureTable, speakers: Sequence[str], languages: Sequence[str] | None = None
+    ) -> sources.MixtureTable:
+        """The rows of other speakers, or in other languages than these."""
+        gone = np.isin(table["speaker"].astype(str), speakers)
+        if languages is not None:
+            gone &= np.isin(table["primary"].astype(str), languages)
+        if not gone.any():
+            return table
+        with config_lib.blame("evaluate"):
+            if gone.all():
+                raise ValueError(f"all {len(table)} utterances are of speakers who calibrate the run: nothing to score")
+        return held_back.select(table, ~gone, f"{len(speakers)} speakers held back to calibrate")
 
     def whole_table(self) -> sources.MixtureTable:
         """Every utterance with a canonical emotion of the corpora that are scored, whatever the filters."""
@@ -250,10 +277,12 @@ class SpeechData:
         before = {"pretrained_models": dict(self.pretrained_models)}
         if self._metadata is not None:
             kept = ("trained_on", "num_classes", "fingerprints")
-            return {**{key: self._metadata[key] for key in kept if key in self._metadata}, **before}
+            found = {key: self._metadata[key] for key in kept if key in self._metadata}
+            return {**found, **before, "held_back": list(self.held_back)}
         return {
             **before,
             "fingerprints": self._fingerprints,
+            "held_back": list(self.held_back),
             "trained_on": {
                 "corpora": sorted({*self.table["corpus"].tolist(), *self._trained_before["corpora"]}),
                 "languages": sorted({*self.table["primary"].tolist(), *self._trained_before["languages"]}),
@@ -298,12 +327,16 @@ class SpeechData:
         return DeviceBatches(host, mesh, self.table["id"], self.max_unreadable, self._texts)
 
     def evaluation_batches(self, table: sources.MixtureTable, mesh: Mesh) -> pipeline.Batches:
-        """One epoch over `table` on the host, its batch size rounded up to what the mesh divides."""
+        """One epoch over `table` on the host, its batch size rounded up to what the mesh divides.
+
+        What is longer than the longest length class has a row for every window of it, as predict hears it.
+        """
         parts = sharding.batch_parts(mesh)
         size = -(-self._config.evaluate.batch_size // parts) * parts
         return pipeline.eval_batches(
             table, batch_size=size, length_classes=tuple(self._config.data.length_classes), read=self._options.read,
             process_index=jax.process_index(), process_count=jax.process_count(), features=self._cached(table),
+            windows=True,
         )  # fmt: skip
 
     def batch_spec(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

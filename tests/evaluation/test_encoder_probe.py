@@ -39,27 +39,31 @@ def columns_of(corpus, language, speaker):
 
 
 def test_groups_have_mean_0_and_deviation_1(rng):
-    """Of the speaker; of the corpus in one language where a speaker has fewer utterances than there are labels."""
+    """Of the corpus in one language; of speakers as far as their means are kept (pooling.py)."""
     speaker = np.array(["a"] * 10 + ["b"] * 10 + ["few"] * 2 + ["a"] * 10)
     language = np.array(["de"] * 22 + ["it"] * 10)
     columns = columns_of(np.full(32, "c"), language, speaker)
-    x = rng.normal(size=(32, 4)) * 5 + 3
-    by_speaker, fallback = encoder_probe.standardised(x, columns, "speaker", 3)
-    for language_, name in (("de", "a"), ("de", "b"), ("it", "a")):
-        group = (language == language_) & (speaker == name)
-        np.testing.assert_allclose(by_speaker[group], (x[group] - x[group].mean(0)) / x[group].std(0), atol=1e-9)
-    np.testing.assert_array_equal(fallback, speaker == "few")
-    by_corpus, none = encoder_probe.standardised(x, columns, "corpus", 3)
-    german = x[:22]
-    np.testing.assert_allclose(by_corpus[:22], (german - german.mean(0)) / german.std(0), atol=1e-9)
+    x = rng.normal(size=(32, 4)) + 3 + 20.0 * (speaker == "a")[:, None] - 5.0 * (speaker == "few")[:, None]
+    answers = np.tile(np.eye(2), (16, 1))
+    by_speaker, fallback = encoder_probe.standardised(x, columns, "speaker", answers)
+    for name in "ab":
+        group = (language == "de") & (speaker == name)
+        np.testing.assert_allclose(by_speaker[group], (x[group] - x[group].mean(0)) / x[group].std(0), atol=0.2)
+    assert fallback[22:].all(), "a speaker alone is the corpus"
+    by_corpus, none = encoder_probe.standardised(x, columns, "corpus")
+    for group in (language == "de", language == "it"):
+        np.testing.assert_allclose(by_corpus[group], (x[group] - x[group].mean(0)) / x[group].std(0), atol=1e-9)
+    np.testing.assert_allclose(by_speaker[22:], by_corpus[22:], atol=1e-9)
     assert not none.any()
-    np.testing.assert_array_equal(encoder_probe.standardised(x, columns, "none", 3)[0], x)
+    np.testing.assert_array_equal(encoder_probe.standardised(x, columns, "none")[0], x)
 
 
 def test_a_feature_that_never_varies_stays_finite(rng):
     x = np.concatenate([rng.normal(size=(12, 2)), np.full((12, 1), 4.0)], 1)
-    columns = columns_of(np.full(12, "c"), np.full(12, "de"), np.full(12, "s"))
-    np.testing.assert_array_equal(encoder_probe.standardised(x, columns, "speaker", 3)[0][:, 2], 0)
+    for speakers in (np.full(12, "s"), np.tile(["s", "t"], 6)):
+        columns = columns_of(np.full(12, "c"), np.full(12, "de"), speakers)
+        found, _ = encoder_probe.standardised(x, columns, "speaker", np.full((12, 4), 0.25))
+        np.testing.assert_allclose(found[:, 2], 0, atol=1e-9)
 
 
 def test_labels_must_have_been_heard(rng):

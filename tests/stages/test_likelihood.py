@@ -8,12 +8,13 @@ import pytest
 import soundfile
 from scipy.special import log_softmax, softmax
 
+from configs import evaluate as evaluate_config
 from configs import stage2
 from mser_jax import config as config_lib
-from mser_jax import predict, stages, state, train
+from mser_jax import evaluate, predict, stages, state, train
 from mser_jax.checkpoint import Checkpoints
 from mser_jax.data import audio, device, instructions, prompts
-from mser_jax.evaluation import transduction
+from mser_jax.evaluation import calibration, predictions, transduction
 from mser_jax.parallel import mesh as mesh_lib
 from mser_jax.stages import generating, likelihood, scoring
 
@@ -156,7 +157,8 @@ def test_evaluators_from_data_to_results(small, tmp_path):
         evaluators = {evaluator.name: evaluator for evaluator in stage.evaluators(mesh)}
         values = {name: dict(e.run(params, 7, tmp_path, tmp_path)) for name, e in evaluators.items()}
         scored = evaluators["label_likelihood"]
-        raw, kept = scored._over(params, scored._evaluation.table)
+        raw, places = scored._over(params, scored._evaluation.table)
+        kept, owner = scoring.by_utterance(places)
         inside = scored._evaluation.references(scored._evaluation.table, kept) >= 0
         features = scored._embed.layer_means_of(params, scored._evaluation.table, kept)
         scores = (raw - scored._scorer.prior(params)).mean(1)
@@ -164,14 +166,15 @@ def test_evaluators_from_data_to_results(small, tmp_path):
     assert results["scoring"] == "label_likelihood" and results["stage"] == "finetuning"
     strict, centred, together = results["rows"]
     assert [row["adapt"] for row in results["rows"]] == ["none", "corpus", "corpus_em"]
-    answers = [np.bincount(x[inside].argmax(1), minlength=3) for x in (scores, scores - scores.mean(0))]
+    temperature = results["calibration"]["temperature"]
+    tempered = [calibration.averaged(softmax(x / temperature, -1), owner) for x in (scores, scores - scores.mean(0))]
+    answers = [np.bincount(p[inside].argmax(1), minlength=3) for p in tempered]
     for row, expected in zip((strict, centred), answers, strict=True):
         np.testing.assert_array_equal(np.array(row["confusion"]).sum(0), expected)
     assert (answers[0] != answers[1]).any()
-    tempered = softmax((scores - scores.mean(0)) / results["calibration"]["temperature"], axis=-1)
-    clustered = transduction.transduce(tempered, features - features.mean(0)).argmax(1)
+    clustered = transduction.transduce(tempered[1], features - features.mean(0)).argmax(1)
     np.testing.assert_array_equal(np.array(together["confusion"]).sum(0), np.bincount(clustered, minlength=3))
-    assert (clustered != tempered.argmax(1)).any() and not results["left_out"]
+    assert (clustered != tempered[1].argmax(1)).any() and not results["left_out"]
     assert results["rows"][0]["n"] == 48 and results["calibration"]["dev"]["n"] == 16
     assert [question["language"] for question in results["calibration"]["questions"]] == ["de"]
     assert results["calibration"]["prior"]["kind"] == "content_free"
@@ -204,6 +207,19 @@ def test_predict_takes_a_checkpoint_of_stage_2(small, tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert answer["stage"] == "finetuning" and list(answer["probabilities"]) == ["Wut", "bored", "sad"]
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert (answer["calibrated"], answer["temperature"]) == (False, 1.0)
+    # What it says of a recording of 2.5 times the longest class is what an evaluation scores, prior and all.
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 120_000), 16_000)
+    rows = [{"path": f"{name}.wav", "language": "pl", "emotion": "sad"} for name in ("a", "long")]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scored = evaluate_config.get_config()
+    scored.checkpoint, scored.data.corpora = str(tmp_path / "run"), f"speech_folder:{tmp_path}"
+    scored.evaluate.extractors, scored.evaluate.include_languages = "none", ""
+    evaluate.run(scored, str(tmp_path / "scored"))
+    found = predictions.read(tmp_path / "scored")
+    assert predict.main([arguments[0], str(tmp_path / "a.wav"), str(tmp_path / "long.wav")]) == 0
+    told = [list(json.loads(line)["probabilities"].values()) for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_allclose(told, found.probabilities[np.argsort(found["id"])], atol=2e-5)
 
 
 def test_what_cannot_be_scored_is_refused_before_training(small):

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from absl import flags
 from matplotlib.image import imread
+from ml_collections import config_flags
 from scipy.special import softmax
 
 from configs import evaluate as evaluate_config
@@ -39,21 +41,27 @@ def ids(table):
 
 
 def test_dev_utterances_are_never_scored(evaluate):
-    found = evaluate(dev_utterances=100)
-    assert len(found.dev_table) == 100 and not ids(found.dev_table) & ids(found.table)
-    assert set(found.dev_table["split"]) == {"train"} and set(found.dev_table["language"]) == {"en", "de"}
-    assert len(set(found.dev_table["speaker"])) == 3 and set(found.dev_table["emotion"]) == set(found.labels)
-    everything = evaluate(dev_utterances=10**6).dev_table
-    assert len(everything) > 100 and not ids(everything) & ids(found.table)
-    # Where a split is scored it cannot calibrate, nor can its speakers in that language.
-    assert evaluate(dev_split="validation").dev_table is None
-    assert ids(evaluate(dev_split="validation", split="test").dev_table) <= ids(found.table)
-    halves = evaluate(dev_split="validation,train", split="train", include_languages="en")
-    assert set(halves.dev_table["language"]) == {"de", "en"}
-    english = halves.dev_table["language"] == "en"
-    assert set(halves.dev_table["speaker"][english]) == {"m5ser_mini:m6"}
-    assert evaluate(dev_utterances=0).dev_table is None
-    assert set(evaluate(label_space="angry,sad").dev_table["emotion"]) == {"angry", "sad"}
+    """Validation voices of the languages that train; where those are scored nobody is left of four voices."""
+    found = evaluate(split="auto", dev_utterances=60)
+    assert set(found.table["split"]) == {"test"}
+    assert len(found.dev_table) == 60 and not ids(found.dev_table) & ids(found.table)
+    assert set(found.dev_table["split"]) == {"validation"} and set(found.dev_table["language"]) == {"en", "de"}
+    assert set(found.dev_table["speaker"]) == {"m5ser_mini:m6"} and set(found.dev_table["emotion"]) == set(found.labels)
+    assert found.trained_on["languages"] == ["de", "en"] and not found._data.held_back
+    everything = evaluate(split="auto", dev_utterances=10**6).dev_table
+    assert len(everything) > 60 and not ids(everything) & ids(found.table)
+    assert evaluate(split="validation,test", dev_utterances=60).dev_table is None
+    assert evaluate(split="auto", dev_utterances=0).dev_table is None
+    assert set(evaluate(split="auto", label_space="angry,sad").dev_table["emotion"]) == {"angry", "sad"}
+
+
+def test_without_anybody_to_calibrate_it_says_so(evaluate, tmp_path, caplog):
+    found = evaluate(split="validation,test", dev_utterances=60)
+    calibration.store(tmp_path, 3, "similarity", calibration.Calibration(2.0, {"label_space": []}))
+    with caplog.at_level("WARNING"):
+        told = found.calibrate(None, tmp_path, 3, "similarity", ("en",))
+    assert told == calibration.Calibration() and "Not calibrated: no known speaker is left" in caplog.text
+    assert calibration.stored(tmp_path, 3, "similarity").facts is None, "what stood there was of other parameters"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +74,6 @@ def test_dev_utterances_are_never_scored(evaluate):
         ({"include_languages": "pl,plx"}, "no record is in plx"),
         ({"exclude_languages": "xx,pl"}, "evaluate: exclude_languages=xx,pl: no record is in xx"),
         ({"split": "tset"}, "evaluate: split=tset: no record is in tset; splits there: test, train, validation"),
-        ({"dev_split": "trian"}, "no record is in trian"),
         ({"corpora": "speech_folder:nowhere/at/all"}, "nowhere/at/all"),
         ({"label_space": "8"}, "label space 8"),
         ({"include_languages": "pl", "exclude_languages": "pl"}, "No records left"),
@@ -103,16 +110,19 @@ def sure(references, classes, sharpness, right, rng):
 
 def test_overconfidence_is_mended_and_written(evaluate, tmp_path):
     rng = np.random.default_rng(1)
-    found = evaluate(dev_utterances=10**6)
+    found = evaluate(split="auto", dev_utterances=10**6)
     kept, dev_kept = np.arange(len(found.table)), np.arange(len(found.dev_table))
     p = sure(found.references(found.table, kept), 6, 8.0, 0.5, rng)
     dev = sure(found.references(found.dev_table, dev_kept), 6, 8.0, 0.5, rng)
-    calibrated = found.calibrate(dev, dev_kept)
+    calibrated = found.calibrate(lambda table: (dev, dev_kept), tmp_path, 3, "similarity", ("en",))
     assert calibrated.temperature == calibration.fit_temperature(dev, found.references(found.dev_table, dev_kept)) > 1.5
     assert calibrated.facts["protocols"] == ["in_corpus"] and calibrated.facts["n"] == len(dev_kept)
+    assert calibration.stored(tmp_path, 3, "similarity") == calibrated
     tempered = calibration.tempered(p, calibrated.temperature)
     facts = {"run": tmp_path, "step": 3, "scoring": "label_likelihood"}
-    results = found.results(found.rows(tempered, kept), p, kept, calibrated=calibrated, facts={"x": 1}, **facts)
+    results = found.results(
+        found.rows(tempered, kept), p, kept, calibrated=calibrated, tempered=tempered, facts={"x": 1}, **facts
+    )
     before, after = (results["calibration"]["ece"][when] for when in ("before", "after"))
     assert after < before - 0.1 and results["calibration"]["x"] == 1
     assert [row["ua"] for row in results["rows"]] == [row["ua"] for row in found.rows(p, kept)]
@@ -121,7 +131,7 @@ def test_overconfidence_is_mended_and_written(evaluate, tmp_path):
     assert results["incongruence"]["conflicting_words"]["all"]["n"] == sum(conflict) > 50
     values = dict(scoring.summary(results))
     assert values["ece/after"] == after and "incongruence/neutral_words/by_voice" in values
-    paths = found.write(results, tmp_path / "out", p, kept, calibrated, answers={"none": tempered})
+    paths = found.write(results, tmp_path / "out", p, kept, calibrated, tempered, answers={"none": tempered})
     assert {path.name for path in paths} == {"results.json", "predictions.parquet", "confusion.png", "reliability.png"}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["calibration"]["temperature"] > 1
     assert min(imread(tmp_path / "out" / "reliability.png").shape[:2]) > 300
@@ -192,3 +202,32 @@ def test_a_checkpoint_is_asked_the_questions_of_its_run(tiny):
     config.evaluate.prompt_languages, config.evaluate.prior = "de,es", "none"
     merged = checkpoint_evaluation.merged_config(config, trained).evaluate
     assert (merged.prompt_languages, merged.prior) == ("de,es", "none")
+
+
+def test_an_evaluation_takes_over_every_key_of_a_run_and_gives_way_to_every_override(tiny):
+    """Each key of the protocol, changed in the run to what is no default, and then given on a command line."""
+    changed = {bool: lambda x: not x, int: lambda x: x + 1, float: lambda x: x + 0.5, str: lambda x: f"{x}x"}
+    trained = tiny()
+    for key, value in trained.evaluate.items():
+        trained.evaluate[key] = changed[type(value)](value)
+    trained.data.feature_cache, trained.precision.compute = "kept", "bfloat16"
+    config = evaluate_config.get_config()
+    merged = checkpoint_evaluation.merged_config(config, trained)
+    assert merged.evaluate.to_dict() == trained.evaluate.to_dict()
+    assert (merged.data.feature_cache, merged.precision.compute) == ("kept", "bfloat16")
+    for key in config.evaluate:
+        given = {bool: "False", int: "3", float: "3.0", str: "given"}[type(trained.evaluate[key])]
+        holder = flags.FlagValues()
+        line = ["evaluate", f"--config.evaluate.{key}={given}"]
+        config_flags.DEFINE_config_dict("config", evaluate_config.get_config(), flag_values=holder, sys_argv=line)
+        holder(line)
+        merged = checkpoint_evaluation.merged_config(holder.config, trained).evaluate.to_dict()
+        assert merged.pop(key) == type(trained.evaluate[key])({"False": 0}.get(given, given))
+        assert merged == {name: value for name, value in trained.evaluate.items() if name != key}
+    config.evaluate.include_languages = config.data.feature_cache = ""
+    merged = checkpoint_evaluation.merged_config(config, trained)
+    assert merged.evaluate.include_languages == merged.data.feature_cache == "", "nothing is a filter too"
+    for key in ("adapt", "closed_set", "dev_utterances"):
+        del trained.evaluate[key]
+    merged = checkpoint_evaluation.merged_config(config, trained).evaluate
+    assert (merged.adapt, merged.closed_set, merged.dev_utterances) == ("none", False, 0), "a run of an older version"
