@@ -6,7 +6,7 @@
   OUT/speech_encoder_adapter/, …     with --adapters: the LoRA of each tower that has one, for peft's from_pretrained.
       Then OUT/speech_encoder/ is the base without it, and is left out where the base is as it was pretrained.
   OUT/mser_jax.safetensors           everything else: layer mix, Q-Former, projections, heads; LoRA merged.
-  OUT/mser_jax.json                  what each of these tensors is; config, architectures and versions.
+  OUT/mser_jax.json                  what each of these tensors is; config, architectures, temperature and versions.
 
 A tower that transformers has no words for (conv_strides (2, 2) in a Whisper-shaped one) goes into the third file.
 """
@@ -32,6 +32,7 @@ from safetensors.numpy import save_file
 from mser_jax import checkpoint, optim
 from mser_jax import config as config_lib
 from mser_jax.checkpoint import Checkpoints
+from mser_jax.evaluation import calibration
 from mser_jax.models import lora
 from mser_jax.pretrained import adapters, export, load
 from mser_jax.pretrained.keymap import KeyMap, PretrainedError
@@ -74,6 +75,7 @@ class Run:
 
     def __init__(self, workdir: str, step: int | None) -> None:
         where = locate(workdir, step)
+        self.workdir = where.run
         checkpoints = Checkpoints(where.checkpoints)
         self.step = checkpoints.latest if where.step is None else where.step
         self.metadata = checkpoints.metadata(self.step)
@@ -195,6 +197,7 @@ def export_run(
         "stage": run.config.stage,
         "step": run.step,
         "towers": written,
+        "calibration": calibration.at_step(run.workdir, run.step),
         "tensors": {path: describe(path, value) for path, value in sorted(rest.items())},
         **{key: value for key, value in run.metadata.items() if key != "versions"},
         "versions": {"trained": run.metadata.get("versions", {}), "exported": checkpoint.versions()},

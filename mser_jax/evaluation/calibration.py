@@ -120,6 +120,11 @@ def stored(run: epath.PathLike, step: int, scoring: str) -> Calibration:
     return Calibration(found["temperature"], {key: value for key, value in found.items() if key != "temperature"})
 
 
+def at_step(run: epath.PathLike, step: int) -> dict[str, Any]:
+    """Read all that was fitted at a step, {scoring: JSON as in the file}. Raises ValueError: the file is damaged."""
+    return _read(run).get(str(step), {})
+
+
 def forget_after(run: epath.PathLike, step: int) -> None:
     """Take away what was fitted at later steps than `step`: training goes on from there, to other parameters."""
     steps = _read(run)

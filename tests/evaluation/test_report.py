@@ -149,7 +149,7 @@ def test_table_shows_what_is_needed(results):
     assert "mean of 2 languages" in table and "mean of 3 languages" in table
     assert "not zero-shot: corpus_zh-CN/zh-CN: language zh in training" in table
     assert "excited→happy 12" in table and "fear" in table
-    assert "1 speakers had too few" in table
+    assert "1 speakers have few or one-sided utterances" in table
     for block in table.split("\n\n")[1:4]:
         widths = {len(line) for line in block.splitlines()[1:8]}
         assert len(widths) == 1, "columns are not aligned"

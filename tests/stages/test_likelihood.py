@@ -229,11 +229,10 @@ def test_what_cannot_be_scored_is_refused_before_training(small):
         ("extractors", "exat", "exat; there are exact, levenshtein"),
         ("prior", "content", "Did you mean 'content_free'"),
         ("prompt_languages", "en,tlh", "tlh"),
-        ("paraphrases", 0, "0 questions"),
+        ("paraphrases", 0, "expected a number ≥ 1"),
     ):
-        stage = stages.make(small(**{f"evaluate.{key}": value}), METADATA)
         with pytest.raises(config_lib.ConfigError, match=said):
-            stage.evaluators(mesh)
+            stages.make(small(**{f"evaluate.{key}": value}), METADATA).evaluators(mesh)
 
 
 def test_labels_that_are_one_word_are_refused(small):
