@@ -41,18 +41,30 @@ SPELLINGS, MERGES = _words()
 
 # Letters that are typed either way and that Unicode does not decompose: Turkish dotless i, Polish and Nordic strokes,
 # Arabic and Persian forms of one letter, the apostrophes of Uzbek.
-_VARIANTS = str.maketrans("ıłđøیکةى\u2018\u2019\u02bb\u02bc_-", "ildoيكهي''''  ")
+_VARIANTS = str.maketrans("ıłđøیکةى\u2018\u2019\u02bb\u02bc_-", "ildoيكهي''''  ", "\ufe0e\ufe0f")
 
 
 def normalize(native: str) -> str:
     """Return the form in which labels are compared.
 
-    Case is folded; accents, invisible marks (category Cf) and variants of one letter are dropped; `_`, `-` and runs of
-    blanks are one blank.
+    Case is folded; accents, invisible marks (category Cf, and those that choose how an emoji looks) and variants of one
+    letter are dropped; `_`, `-` and runs of blanks are one blank. Punctuation and symbols around a word are dropped,
+    but for "?" and a "!" before it; a label of nothing else keeps them.
     """
     decomposed = unicodedata.normalize("NFKD", native.casefold())
     plain = "".join(c for c in decomposed if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
-    return " ".join(plain.translate(_VARIANTS).split())
+    words = " ".join(plain.translate(_VARIANTS).split())
+    first, last = 0, len(words)
+    while first < last and _is_around(words[first]) and words[first] != "!":
+        first += 1
+    while first < last and _is_around(words[last - 1]):
+        last -= 1
+    return words[first:last] or words
+
+
+def _is_around(character: str) -> bool:
+    """Whether it is punctuation or a symbol that leaves a label's meaning ("sad?" is a doubt, "!sad" a no)."""
+    return unicodedata.category(character)[0] in "PSZ" and character != "?"
 
 
 def _entries() -> Iterator[tuple[str, tuple[str, str | None]]]:

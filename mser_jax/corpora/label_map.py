@@ -18,10 +18,12 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.corpora import emotions
 
 FILE = "labels.toml"
@@ -33,20 +35,24 @@ def read(path: epath.PathLike) -> dict[str, str]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not TOML in UTF-8, has other keys than `labels`, or a target that is not a canonical emotion;
-        with the file, the label and what was expected.
+      ValueError: it is no file, not TOML in UTF-8, has other keys than `labels`, or a target that is not a canonical
+        emotion; with the file, the label and what was expected.
     """
     path = epath.Path(path)
     name = os.fspath(path)
     if not path.exists():
         raise FileNotFoundError(f"{name}: no such file of labels")
+    # epath calls all that is no folder a file; reading a pipe never ends.
+    if path.is_dir() or not (storage.is_remote(path) or Path(path).is_file()):
+        raise ValueError(f"{name} is not a file. {_EXPECTED}")
     try:
         content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}: not TOML in UTF-8 ({error}). {_EXPECTED}") from error
+        raise ValueError(f"{name}: not TOML in UTF-8 ({error}). {_EXPECTED}, every label in quotes") from error
     labels = content.pop("labels", None)
     if content or not isinstance(labels, dict):
-        raise ValueError(f"{name}: other entries than [labels]: {sorted(content)}. {_EXPECTED}")
+        what = f"other entries than [labels]: {sorted(content)}" if content else "no section [labels]"
+        raise ValueError(f"{name}: {what}. {_EXPECTED}")
     found: dict[str, str] = {}
     for native, target in labels.items():
         if target != "" and target not in emotions.EMOTIONS:
@@ -63,9 +69,10 @@ def read(path: epath.PathLike) -> dict[str, str]:
 
 
 def in_folder(folder: epath.PathLike) -> dict[str, str]:
-    """Read FOLDER/labels.toml; empty where there is none. Raises as `read`."""
+    """Read FOLDER/labels.toml; empty where there is none. Raises as `read`, also for a link that leads nowhere."""
     path = epath.Path(folder) / FILE
-    return read(path) if path.exists() else {}
+    there = path.exists() if storage.is_remote(path) else os.path.lexists(path)
+    return read(path) if there else {}
 
 
 def emotion(native: str, labels: Mapping[str, str], otherwise: str | None = None) -> str | None:

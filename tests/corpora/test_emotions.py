@@ -88,6 +88,9 @@ def test_agrees_with_the_manifest_of_real_recordings(shared):
         ("гнів", "angry"), ("KIZGIN", "angry"), ("zlosc", "angry"),
         ("غضب", "angry"), ("عصباني", "angry"), ("qo’rquv", "fear"),
         ("खुशी", "happy"), ("szomorú", "sad"), ("překvapení", "surprise"), ("ντροπή", ""), ("厌\u200b恶", "disgust"),
+        ("Angry!", "angry"), ('"Traurig".', "sad"), ("悲しい！", "sad"), ("«радость»", "happy"),
+        ("[neutral]", "neutral"), ("sad 😢", "sad"), ("😠", "angry"), ("☹", ""), ("😊\ufe0f", "happy"), ("sad?", ""),
+        ("!sad", ""), ("?!", ""), ("", ""),
         ("mwana", ""), ("Freude\ufeff", "happy"), ("sorgsen", "sad"), ("furaha", "happy"), ("ความสุข", "happy"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """A user's own labels: from a folder's labels.toml into its records, and from the config's over all corpora."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,6 +64,8 @@ def test_a_folder_and_a_config_map_their_own_labels(tmp_path):
         ('[labels]\nbored = "sad"\n[lables]\nx = "sad"', r"\['lables'\]"),
         ("bored -> sad", "not TOML"),
         (b"[labels]\n\xfcble = 'sad'", "not TOML in UTF-8"),
+        ('[labels]\nโกรธมาก = "angry"', "not TOML.*every label in quotes"),
+        ("", "no section"),
     ],
 )
 def test_a_wrong_map_is_refused_with_file_and_label(tmp_path, text, message):
@@ -77,3 +80,11 @@ def test_a_wrong_map_is_refused_with_file_and_label(tmp_path, text, message):
         assert str(made / "labels.toml") in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"other\.toml"):
         label_map.read(tmp_path / "other.toml")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_map_that_is_no_file_is_refused_at_once(tmp_path, make):
+    made = folder(tmp_path / "corpus")
+    make(made / "labels.toml")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"labels\.toml(: no such file| is not a file)"):
+        registry.open_corpus(f"speech_folder:{made}", "")
