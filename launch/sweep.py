@@ -47,7 +47,7 @@ from mser_jax import config as config_lib
 HERE = pathlib.Path(__file__).parent
 FINISHED, ROW = "finished.json", "row.json"
 PREEMPTED = 75  # mser_jax/parallel/preemption.py, which imports jax
-SUBMITTED = "submitted: "
+SUBMITTED, REFUSED = "submitted: ", ("another config", "unreadable")
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
 FIGURES = ("ua", "wa", "macro_f1", "ece")
 
@@ -73,28 +73,46 @@ class Row:
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
     def finished(self) -> dict[str, Any] | None:
-        """{"step", "config_hash"} of the run that finished here, or None."""
-        path = self.workdir / FINISHED
-        return json.loads(path.read_text()) if path.exists() else None
+        """{"step", "config_hash"} of the run that finished here, or None; where it is damaged the run says it again."""
+        try:
+            return _told(self.workdir / FINISHED)
+        except config_lib.ConfigError:
+            return None
 
     def status(self, stale_after: float = claims.STALE_SECONDS) -> str:
-        """'done', 'open', 'another config: …', or who has it."""
-        finished = self.finished()
-        if finished and finished["config_hash"] == self.hash:
-            return "done"
-        begun = json.loads(path.read_text()) if (path := self.workdir / ROW).exists() else None
-        if begun and begun["config_hash"] != self.hash:
-            changes = config_lib.changes(config_lib.from_dict(begun["config"]), self.config)
-            return f"another config: {'; '.join(changes)}"
-        if finished:
-            return f"another config: finished with {finished['config_hash']}, this is {self.hash}"
-        holder = claims.who(self.workdir / "claims", stale_after=stale_after)
-        return holder.name if holder and holder.alive else "open"
+        """'done', 'open', 'another config: …', 'unreadable: …', or who has it. What fails is this row's alone."""
+        try:
+            finished, begun = self.finished(), _told(self.workdir / ROW)
+            if finished and finished["config_hash"] == self.hash:
+                return "done"
+            if begun and begun["config_hash"] != self.hash:
+                changes = config_lib.changes(config_lib.from_dict(begun["config"]), self.config)
+                return f"another config: {'; '.join(changes)}"
+            if finished:
+                return f"another config: finished with {finished['config_hash']}, this is {self.hash}"
+            holder = claims.who(self.workdir / "claims", stale_after=stale_after)
+            return holder.name if holder and holder.alive else "open"
+        except Exception as error:
+            return f"unreadable: {_why(error)}"
 
     def begin(self) -> None:
         """Notes what runs here, for whoever comes with another config."""
         told = {"name": self.name, "config_hash": self.hash, "config": self.config.to_dict()}
         storage.replace(self.workdir / ROW, json.dumps(told, indent=1))
+
+
+def _told(path: epath.Path) -> dict[str, Any] | None:
+    """The JSON of a FINISHED or ROW, None where there is none. Raises ConfigError where it is no such thing."""
+    try:
+        told = json.loads(path.read_bytes()) if path.exists() else None
+        return told and told | {"config_hash": told["config_hash"]}
+    except (IsADirectoryError, ValueError, TypeError, KeyError) as error:
+        raise config_lib.ConfigError(f"{path} is damaged ({error}); remove it if the row is to go on") from None
+
+
+def _why(error: Exception) -> str:
+    kind = "" if isinstance(error, config_lib.ConfigError) else f"{type(error).__name__}: "
+    return storage.explain(error) or f"{kind}{error}"
 
 
 def load(spec: str, workdir: str, only: str, shared: Sequence[str]) -> list[Row]:
@@ -165,7 +183,7 @@ class LocalRunner:
                 with claims.held(claim, self._heartbeat, self._stale) as lost:
                     self._execute(row, lost, apart)
             except Exception as error:  # of storage; the other rows go on
-                self._fail(row, storage.explain(error) or f"{type(error).__name__}: {error}")
+                self._fail(row, _why(error))
 
     def _next(self) -> tuple[Row, claims.Claim] | None:
         with self._lock:
@@ -174,18 +192,26 @@ class LocalRunner:
                     status = row.status(self._stale)
                     if status == "done":
                         self._open.remove(row)
-                    elif status.startswith("another config"):
+                    elif status.startswith(REFUSED):
                         self._open.remove(row)
                         self._fail(row, status)
-                    elif claim := claims.take(row.workdir / "claims", stale_after=self._stale):
+                    elif claim := self._claim(row):
                         self._open.remove(row)
-                        if row.finished() is None:
-                            return row, claim
-                        claim.beat(released=True)  # another runner finished it since we looked
+                        return row, claim
                 if self._open:
                     self._tell_who_has_them()
                     self.stop.wait(min(self._heartbeat, 5.0))
         return None
+
+    def _claim(self, row: Row) -> claims.Claim | None:
+        try:
+            claim = claims.take(row.workdir / "claims", stale_after=self._stale)
+            if claim and row.finished():  # another runner finished it since we looked
+                return claim.beat(released=True)
+        except Exception as error:  # of storage; the other rows go on
+            claim = self._fail(row, _why(error))
+            self._open.remove(row)
+        return claim
 
     def _tell_who_has_them(self) -> None:
         if not self._told:
@@ -242,7 +268,7 @@ def submit(rows: Sequence[Row], launcher: str, how: str, *, again: bool) -> list
         force = again and status.startswith(SUBMITTED)
         if status != "open" and not force:
             _say(f"{row.name}: {status}")
-            failed += [row.name] if status.startswith("another config") else []
+            failed += [row.name] if status.startswith(REFUSED) else []
             continue
         if (claim := claims.take(row.workdir / "claims", force=force)) is None:
             continue  # another runner was faster
@@ -251,8 +277,7 @@ def submit(rows: Sequence[Row], launcher: str, how: str, *, again: bool) -> list
             job = (_sbatch if launcher == "slurm" else _kubectl)(row, shlex.split(how))
         except (subprocess.CalledProcessError, OSError) as error:
             claim.beat(released=True)
-            reason = (getattr(error, "stderr", "") or str(error)).strip()
-            _say(f"{row.name}: FAILED, {reason}")
+            _say(f"{row.name}: FAILED, {(getattr(error, 'stderr', '') or str(error)).strip()}")
             failed.append(row.name)
             continue
         dataclasses.replace(claim, owner=f"{SUBMITTED}{launcher} {job}").beat(forever=True)
@@ -284,7 +309,11 @@ def table(rows: Sequence[Row], failed: Sequence[str] = ()) -> list[dict[str, Any
         line = {"name": row.name, "status": status, "config_hash": row.hash}
         line |= {"step": (row.finished() or {}).get("step", ""), "workdir": str(row.workdir), **row.overrides}
         for evaluator, folder in _last_evaluations(row.workdir):
-            macro = json.loads((folder / "results.json").read_text())["macro"]
+            try:
+                macro = json.loads((folder / "results.json").read_bytes())["macro"]
+            except (ValueError, TypeError, KeyError) as error:
+                _say(f"{folder / 'results.json'} is damaged, its figures are left out ({error})")
+                continue
             for group in ("zero_shot", "all"):
                 figures = {name: macro[group].get(name) for name in FIGURES} if macro.get(group) else {}
                 line |= {f"{evaluator}/{group}/{name}": value for name, value in figures.items()}
@@ -337,6 +366,10 @@ def main() -> int:
         parser.error(f"{wrong[0]}: expected --config.section.key=value")
     if options.jobs < 1 or not 0 < options.heartbeat < 1e6:
         parser.error(f"--jobs={options.jobs} --heartbeat={options.heartbeat}: expected 1 or more, more than 0")
+    try:
+        shlex.split(options.command.format(name="row"))
+    except (KeyError, ValueError, IndexError) as error:
+        parser.error(f"--command={options.command}: expected a command line, {{name}} for the row's name ({error!r})")
     try:
         if options.launcher != "print" and not options.status:
             config_lib.check_output("workdir", options.workdir)

@@ -257,7 +257,7 @@ def from_dict(values: dict[str, Any]) -> ConfigDict:
 
 
 # Keys that hold a path, a model's path or hub id, corpora.
-_PATHS = r"init_from|checkpoint|filters\.emotion\.checkpoint|data\.data_dir|data\.feature_cache"
+_PATHS = r"init_from|checkpoint|filters\.emotion\.checkpoint|data\.(data_dir|feature_cache|labels)"
 _MODELS = r"(speech_encoder|text_encoder|llm)\.(init|tokenizer)|filters\.intelligibility\.model"
 _CORPORA = r"(data|evaluate)\.corpora"
 _NO_PATHS = ("", "auto", "byt5")

@@ -11,6 +11,9 @@ from mser_jax import storage
 from mser_jax.config import ConfigError
 
 CHECKPOINTS = "checkpoints"
+# Of a workdir: what a run makes there as folders, and as files.
+_FOLDERS = (CHECKPOINTS, "evaluations", "lease", "tensorboard")
+_FILES = ("config.json", "finished.json", "metrics.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,23 @@ def locate(path: epath.PathLike, step: int | None = None, *, what: str = "checkp
     return found
 
 
+def check_places(run: epath.Path) -> None:
+    """Look for what is in the way of a run's files and folders, which it would meet after hours.
+
+    Raises:
+        ConfigError: a file lies where a folder is to be, or the other way round.
+    """
+    if storage.is_remote(run):  # there are no folders there
+        return
+    for path in (run / name for name in (*_FOLDERS, *_FILES)):
+        if path.exists() and path.is_dir() != (path.name in _FOLDERS):
+            found, wanted = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+            raise ConfigError(f"--workdir={run}: {path} is {found}, expected {wanted} or nothing: move it away")
+
+
 def _hint(run: epath.Path) -> str:
-    beside = [path.name for path in run.parent.iterdir()] if run.parent.is_dir() else []
+    if inside := next((path for path in run.parents if (path / CHECKPOINTS).is_dir()), None):
+        return f"Expected the workdir of a training run. Did you mean {inside}?"
+    beside = [path.name for path in run.parent.iterdir() if path != run] if run.parent.is_dir() else []
     near = difflib.get_close_matches(run.name, beside, n=1)
     return "Expected the workdir of a training run" + (f". Did you mean {run.parent / near[0]}?" if near else "")

@@ -28,6 +28,7 @@ from mser_jax.data.unreadable import TooManyUnreadableError
 from mser_jax.evaluation import calibration
 from mser_jax.parallel import distributed, preemption, sharding
 from mser_jax.parallel import mesh as mesh_lib
+from mser_jax.run import check_places
 from mser_jax.stages.base import Batch, Evaluator, Stage
 from mser_jax.telemetry.compiling import Compilations
 from mser_jax.telemetry.metrics import MetricWriter
@@ -122,6 +123,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         config.telemetry.stall_seconds, exit_code=preemption.EXIT_CODE if config.telemetry.stall_exit else None
     )
     folder = storage.absolute(workdir)
+    check_places(folder)
     with (
         jax.set_mesh(mesh), preemption.StopRequest() as stop,
         lease.held(folder, stop=lambda: stop.requested) as held, watchdog,
@@ -243,10 +245,10 @@ class Loop:
     def _write_config(self) -> None:
         if jax.process_index() != 0:
             return
-        path, text = self.workdir / CONFIG, config_lib.to_json(self.config) + "\n"
-        before = path.read_text() if path.exists() else text
+        path, text = self.workdir / CONFIG, (config_lib.to_json(self.config) + "\n").encode()
+        before = path.read_bytes() if path.exists() else text
         if before != text:
-            of_before = hashlib.sha256(before.rstrip().encode()).hexdigest()[:12]
+            of_before = hashlib.sha256(before.rstrip()).hexdigest()[:12]
             storage.replace(self.workdir / f"config.{of_before}.json", before)
         storage.replace(path, text)
 

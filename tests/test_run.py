@@ -3,9 +3,10 @@
 import pathlib
 
 import pytest
+from etils import epath
 
 from mser_jax import config as config_lib
-from mser_jax.run import locate
+from mser_jax.run import check_places, locate
 
 
 @pytest.fixture
@@ -61,6 +62,30 @@ def test_what_names_none_is_one_line(runs, name, step, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("inside", ["evaluations", "config.json", "checkpoints/350/params", "checkpoints/350/x/y"])
+def test_what_lies_in_a_run_names_the_run(runs, inside):
+    (runs / "one" / "config.json").touch()
+    with pytest.raises(config_lib.ConfigError, match=rf"no checkpoint below .*Did you mean {runs / 'one'}\?$"):
+        locate(f"../runs/one/{inside}")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "evaluations", "lease", "tensorboard"])
+def test_what_is_in_a_runs_way_is_told(runs, name):
+    check_places(epath.Path(runs / "one"))
+    check_places(epath.Path(runs / "none"))
+    (runs / "two").mkdir()
+    (runs / "two" / name).write_text("a file")
+    with pytest.raises(config_lib.ConfigError, match=f"two/{name} is a file, expected a folder or nothing"):
+        check_places(epath.Path(runs / "two"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "finished.json", "metrics.jsonl"])
+def test_folders_in_the_way_of_a_runs_files_are_told(runs, name):
+    (runs / "two" / name).mkdir(parents=True)
+    with pytest.raises(config_lib.ConfigError, match=f"two/{name} is a folder, expected a file or nothing"):
+        check_places(epath.Path(runs / "two"))
+
+
 def test_an_empty_name():
     with pytest.raises(config_lib.ConfigError, match="checkpoint=: an empty path"):
         locate("")
@@ -75,11 +100,13 @@ def written(corpora="speech_folder:../speech@2,m5ser_mini", **changes):
 
 def test_a_path_means_the_same_from_anywhere_and_hashes_alike(runs, monkeypatch):
     given = {"init_from": "~/runs/one", "data.data_dir": "../data", "data.feature_cache": "auto"}
+    given["data.labels"] = "../own/labels.toml"
     given |= {"speech_encoder.init": "openai/whisper-base", "llm.init": "./gemma", "llm.tokenizer": "byt5"}
     config = written("speech_folder:../sp@ech@2 , m5ser_mini,m5ser:~/made,speech_folder:gs://b/x@.5", **given)
     made = config_lib.with_absolute_paths(config)
     home = runs.parent
     assert made.init_from == str(runs / "one") and made.data.data_dir == str(home / "data")
+    assert made.data.labels == str(home / "own" / "labels.toml")
     assert made.data.feature_cache == "auto" and made.llm.tokenizer == "byt5"
     assert made.speech_encoder.init == "openai/whisper-base" and made.llm.init == str(home / "work" / "gemma")
     assert made.data.corpora == (

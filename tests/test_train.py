@@ -167,6 +167,17 @@ def test_the_config_lies_in_the_workdir_from_the_start(run, tmp_path):
     assert (tmp_path / f"config.{config_lib.config_hash(toy_config())}.json").read_text() == before
 
 
+def test_a_damaged_config_and_damaged_metrics_do_not_stop_a_run(run, tmp_path):
+    run(tmp_path)
+    (tmp_path / "config.json").write_bytes(b"\xe2\x28\0")
+    good = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(b'5\n[]\n{"step": null}\n\xff\xfe\n' + good)
+    run(tmp_path, train={"budget": "13 steps"})
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["budget"] == "13 steps"
+    assert [path.read_bytes() for path in tmp_path.glob("config.*.json")] == [b"\xe2\x28\0"]
+    assert (tmp_path / "metrics.jsonl").read_bytes().startswith(good)
+
+
 def test_ten_non_finite_steps_stop_with_the_utterances_and_keep_the_state(run, tmp_path):
     with pytest.raises(FloatingPointError, match=r"10 steps in a row.*utterance-1[01]-3"):
         run(tmp_path, ToyStage(poison=range(1, 99)), train={"budget": "40 steps"})

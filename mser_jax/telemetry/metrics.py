@@ -118,7 +118,7 @@ def _cut(source: epath.Path, target: Path, step: int) -> None:
     """Writes to `target` the whole lines of `source` up to `step`."""
     if not source.exists():
         return
-    text = source.read_text()
+    text = source.read_bytes().decode(errors="replace")
     kept = "".join(f"{line}\n" for line in _until(text, step))
     if kept != text or Path(os.fspath(source)) != target:
         storage.replace(epath.Path(target), kept)
@@ -129,5 +129,5 @@ def _until(text: str, step: int) -> Iterator[str]:
         try:
             if json.loads(line)["step"] <= step:
                 yield line
-        except (json.JSONDecodeError, KeyError):  # what was being written when the run was killed
+        except (ValueError, KeyError, TypeError):  # what was being written when the run was killed, or rotted
             continue

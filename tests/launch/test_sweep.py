@@ -74,6 +74,27 @@ def test_preempted_rows_go_on_failed_ones_are_told_and_other_configs_are_refused
     assert sweeps.times_run(tmp_path / "runs", [8]) == {8: 1}
 
 
+def test_damage_in_one_row_is_that_rows_alone(tmp_path):
+    path, runs = sweeps.write(tmp_path, [1, 2, 4, 5]), tmp_path / "runs"
+    sweeps.run(path, runs, "--jobs=3", "--only=[124]")
+    (runs / "row" / "1" / "finished.json").write_text("{")
+    (runs / "row" / "2" / "finished.json").unlink()
+    (runs / "row" / "2" / "row.json").write_bytes(b"\xff")
+    (runs / "row" / "4" / "evaluations" / "zero_shot" / "step_00000009" / "results.json").write_text("[]")
+    code, _, err = sweeps.run(path, runs)
+    assert code == 1 and "Traceback" not in err
+    assert re.search(r"row/2: FAILED, unreadable: .*row/2/row.json is damaged \(.*remove it", err), err
+    assert re.search(r"row/4/evaluations.*results.json is damaged, its figures are left out", err), err
+    assert sweeps.times_run(runs, [1, 2, 4, 5]) == {1: 2, 2: 1, 4: 1, 5: 1}
+    assert [row["status"] for row in rows_of(runs)] == ["done", "unreadable", "done", "done"]
+
+
+def test_a_command_that_is_none_is_told_at_once(tmp_path):
+    for command in ("run {nam}", "run {", "'run"):
+        code, _, err = sweeps.run(sweeps.write(tmp_path, [1]), tmp_path / "runs", f"--command={command}")
+        assert code == 2 and f"--command={command}: expected a command line" in err and "Traceback" not in err
+
+
 def test_mistakes_are_told_before_anything_runs(tmp_path):
     path = sweeps.write(tmp_path, [1])
     code, _, err = sweeps.run(path, tmp_path / "runs", "--config.sed=1")
