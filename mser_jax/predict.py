@@ -190,8 +190,10 @@ def waveform_scorer(run: str, step: int, labels: Sequence[str]) -> Callable[...,
 
 def _temperature(checkpoint: evaluate.Checkpoint, scorer: Scorer) -> calibration.Calibration:
     """What the run's evaluation fitted to this checkpoint and way of scoring. Raises ConfigError: it cannot be read."""
+    if not (kind := getattr(scorer, "scoring", "")):
+        return calibration.Calibration()
     try:
-        return calibration.stored(checkpoint.run, checkpoint.step, getattr(scorer, "scoring", ""))
+        return calibration.stored(checkpoint.run, checkpoint.step, kind)
     except ValueError as error:
         raise config_lib.ConfigError(str(error)) from error
 

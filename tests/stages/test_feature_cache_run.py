@@ -152,10 +152,13 @@ def test_scores_are_the_same(frozen, place, tmp_path, caplog):
         assert np.abs(np.subtract(row["confusion"], other["confusion"])).sum() <= 2
 
 
-def test_a_checkpoint_is_scored_without_features_unless_they_are_asked_for(frozen, place):
+def test_a_checkpoint_is_scored_from_features_as_its_run_was_unless_told_otherwise(frozen, place):
     trained = frozen(**{"data.feature_cache": str(place), "data.feature_dtype": "float32"})
-    merged = evaluate.merged_config(evaluate_config.get_config(), trained)
-    assert merged.data.feature_cache == ""
+    config = evaluate_config.get_config()
+    merged = evaluate.merged_config(config, trained).data
+    assert (merged.feature_cache, merged.feature_dtype) == (str(place), "float32")
+    config.data.feature_cache = ""
+    assert evaluate.merged_config(config, trained).data.feature_cache == ""
 
 
 def read(folder):
