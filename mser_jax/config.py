@@ -48,7 +48,7 @@ def blame(section: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, re.error, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise ConfigError(f"--config.{section}: {error}") from error
 
 

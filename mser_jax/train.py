@@ -71,7 +71,8 @@ def build(config: ConfigDict, mesh: Mesh, stage: Stage | None = None) -> Program
             )
     config_lib.choice(config, "checkpointing.content", CONTENTS)
     stage = stage or stages.make(config)
-    definition = state.define(stage.build)
+    with config_lib.blame("{speech_encoder,text_encoder,llm,model}"):
+        definition = state.define(stage.build)
     size = stage.data_size()
     total = config_lib.steps(config.train.budget, batch_size, size)
     if total < 1:

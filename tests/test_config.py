@@ -1,14 +1,18 @@
 """Typos get the nearest name, budgets come in any unit, configs survive JSON."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 from ml_collections import ConfigDict
+from toy_stage import ToyStage, toy_config
 
 from configs import common
 from mser_jax import config as config_lib
+from mser_jax import train
+from mser_jax.parallel import mesh as mesh_lib
 
 SIZE = config_lib.DataSize(examples=1000, hours=2.0)
 
@@ -109,3 +113,13 @@ def test_the_command_line_refuses_in_one_line(arguments, message):
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [ValueError("width 48 is no multiple of 7"), re.error("missing )")])
+def test_a_model_that_cannot_be_built_is_a_mistake_in_the_config(error):
+    class Impossible(ToyStage):
+        def build(self, rngs):
+            raise error
+
+    with pytest.raises(config_lib.ConfigError, match=rf"^--config\.\{{.*model\}}: {re.escape(str(error))}"):
+        train.build(toy_config(), mesh_lib.make_mesh(-1, 1, 1), Impossible())

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from mser_jax import storage
 from mser_jax.evaluation import report
 from mser_jax.evaluation.rows import PROTOCOLS
 
@@ -80,9 +81,12 @@ def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
 def main() -> None:
     """Print the table, and what to try next."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workdir", type=epath.Path)
+    parser.add_argument("workdir", type=storage.absolute)
     workdir = parser.parse_args().workdir
-    found = read(workdir)
+    try:
+        found = read(workdir)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     if not found:
         raise SystemExit(f"error: no {report.FILE} below {workdir / 'evaluation'}: run launch/local.sh {workdir}")
     print(f"\n{table(found)}\n")

@@ -41,13 +41,13 @@ def figures_of(runs: epath.Path) -> Figures:
     """UA of every run below `runs`; rows that are not zero-shot are refused."""
     out: Figures = {}
     for run in sorted(runs.glob("*/seed_*")):
-        found = {name: newest(run, evaluator) for name, (evaluator, _) in EVALUATIONS.items()}
-        if not any(found.values()):
+        found = {name: folder / inside for name, (evaluator, inside) in EVALUATIONS.items()
+                 if (folder := newest(run, evaluator)) and (folder / inside / report.FILE).exists()}  # fmt: skip
+        if not found:
             print(f"{run}: no results yet")
         for name, folder in found.items():
-            if folder is not None:
-                for adapt, ua in scores_of(folder / EVALUATIONS[name][1], run.parent.name).items():
-                    out.setdefault(f"{name}adapt={adapt}", {}).setdefault(run.parent.name, {})[run.name] = ua
+            for adapt, ua in scores_of(folder, run.parent.name).items():
+                out.setdefault(f"{name}adapt={adapt}", {}).setdefault(run.parent.name, {})[run.name] = ua
     return out
 
 
@@ -81,7 +81,8 @@ def probes_of(runs: epath.Path) -> str:
     found = collections.defaultdict(list)
     for run in sorted(runs.glob("*/seed_*")):
         folder = newest(run, "probes")
-        results = json.loads((folder / "probes.json").read_text()) if folder else {}
+        path = folder and folder / "probes.json"
+        results = json.loads(path.read_text()) if path and path.exists() else {}
         for name in ("language", "speaker"):
             if name in results:
                 found[name].append((results[name]["balanced_accuracy"], results[name]["chance"]))
@@ -99,8 +100,11 @@ def main() -> None:
     folders = parser.parse_args().runs
     if lacking := [str(folder) for folder in folders if not any(folder.glob("*/seed_*"))]:
         parser.error(f"{', '.join(lacking)}: no runs there; expected folders LANGUAGE/seed_N")
-    print(report.reference_table({name: ua for runs in folders for name, ua in rows_of(runs).items()}))
-    print("\n".join(filter(None, map(probes_of, folders))))
+    try:
+        print(report.reference_table({name: ua for runs in folders for name, ua in rows_of(runs).items()}))
+        print("\n".join(filter(None, map(probes_of, folders))))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

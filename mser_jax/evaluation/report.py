@@ -204,9 +204,13 @@ def write(results: Mapping[str, Any], directory: epath.PathLike) -> epath.Path:
 
 
 def read(directory: epath.PathLike) -> dict[str, Any]:
-    """Inverse of `write`; ValueError where the file is not a results.json."""
-    results = json.loads((epath.Path(directory) / FILE).read_text(encoding="utf-8"))
-    validate(results)
+    """Inverse of `write`; ValueError, in a line, where there is no such file or it is not a results.json."""
+    path = epath.Path(directory) / FILE
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        validate(results)
+    except (FileNotFoundError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no {FILE} of an evaluation ({' '.join(str(error).split())})") from error
     return results
 
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from mser_jax.evaluation import report
 from mser_jax.evaluation.rows import make_rows
-from tools import local_table
+from tools import local_table, lolo_table
 
 LABELS = ("angry", "happy", "sad")
 
@@ -52,6 +52,23 @@ def test_the_table_has_the_form_of_readme_and_names_the_next_command(tmp_path):
     assert lines[6].split()[:5] == ["conflicting", "words,", "n", "=", "70"]
     assert [line.split() for line in lines[7:9]] == [["stage", n, ".600", ".086"] for n in "12"]
     assert f"mser_jax.predict --checkpoint={tmp_path}/stage2 " in lines[-1]
+
+
+def test_results_that_are_damaged_or_cut_off_are_a_line(tmp_path, monkeypatch, capsys):
+    for content in ("{", "{}", "[]", "\x00"):
+        (tmp_path / "evaluation" / "stage1").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "evaluation" / "stage1" / "results.json").write_text(content)
+        monkeypatch.setattr(sys, "argv", ["local_table.py", str(tmp_path)])
+        with pytest.raises(SystemExit, match=r"^error: .*stage1/results\.json is no results\.json.*$"):
+            local_table.main()
+    step = tmp_path / "lolo" / "de" / "seed_0" / "evaluations" / "zero_shot" / "step_00000004"
+    step.mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["lolo_table.py", str(tmp_path / "lolo")])
+    lolo_table.main()
+    assert "seed_0: no results yet" in capsys.readouterr().out
+    (step / "results.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"^error: .*is no results\.json"):
+        lolo_table.main()
 
 
 def test_what_is_not_there_has_no_row_and_nothing_is_one_line(tmp_path, monkeypatch):
