@@ -89,7 +89,10 @@ def _check_reading(tokenizer: DirectoryTokenizer) -> None:
             written.encode(text, add_special_tokens=False).ids == tokenizer.ids(text, special=True) for text in _SCRIPTS
         )
     except Exception as error:  # tokenizers raises nothing narrower
-        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}; fetch it again") from error
+        what = str(error).splitlines()[0]
+        if not (path.parent / "tokenizer_config.json").exists():  # by it transformers knows the kind of tokenizer
+            raise ValueError(f"{path}: {what}. There is no tokenizer_config.json beside it; fetch that too") from error
+        raise ValueError(f"{path} is damaged: {what}; fetch it again") from error
     if not same:
         missing = [name for name in ("tokenizer_config.json",) if not path.with_name(name).exists()]
         hint = (

@@ -56,6 +56,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         PretrainedError: there is no such file, or it holds something else.
     """
+    if path.exists() and not path.is_file():  # reading a pipe never ends
+        raise PretrainedError(f"{path}: expected a file, got a folder, a pipe or a device")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

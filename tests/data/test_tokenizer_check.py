@@ -71,6 +71,14 @@ def test_part_of_a_tokenizer_or_a_damaged_one_is_refused(make):
         refused(f"{damaged}.*fetch", damaged)
 
 
+def test_a_vocabulary_of_another_kind_without_its_config_is_not_called_damaged(make):
+    folder = make(name="pieces")
+    pieces = [("<unk>", 0.0), *((f"▁{word}", -1.0) for word in ENGLISH)]
+    Tokenizer(models.Unigram(pieces, unk_id=0)).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").unlink()
+    refused(f"{folder}/tokenizer.json: .*no tokenizer_config.json beside it; fetch that too", folder)
+
+
 def test_a_lost_tokenizer_config_is_noticed(make):
     """By model_type alone transformers takes BERT's class, which splits words otherwise than the file says."""
     folder = make()

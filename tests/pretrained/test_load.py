@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import struct
 
@@ -438,3 +439,10 @@ def test_a_mesh_in_context_and_replicas(tiny_bert, mesh8):
     for path, value in load.load(tiny_bert, family.key_map(cfg), abstract_on(definition, mesh8)).items():
         assert value.sharding.mesh == mesh8 and len(value.addressable_shards) == 8
         np.testing.assert_array_equal(value, plain[path], err_msg=path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_config_that_is_no_file_is_refused_at_once(tmp_path, make):
+    make(tmp_path / "config.json")
+    with pytest.raises(PretrainedError, match=r"config\.json: expected a file"):
+        files.read_json(tmp_path / "config.json")

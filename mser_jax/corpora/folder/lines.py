@@ -21,6 +21,12 @@ _MARKS = (
 _NOT_TEXT = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
     b"\x1f\x8b": "a file compressed by gzip",
+    b"BZh": "a file compressed by bzip2",
+    b"\xfd7zXZ\x00": "a file compressed by xz",
+    b"\x28\xb5\x2f\xfd": "a file compressed by zstd",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet",
+    b"SQLite format 3": "an SQLite database",
+    b"ARROW1": "an Arrow file",
     b"PAR1": "a Parquet file",
     b"version https://git-lfs": "a pointer of Git LFS; run git lfs pull",
     b"{\\rtf": "a document in RTF",
@@ -59,11 +65,13 @@ def _decode(data: bytes, path: epath.Path) -> str:
             raise ValueError(f"{path}: expected one JSON object a line, got {what}")
     mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
     body = data[len(mark) :]
-    if not mark and body[:64].count(0) > len(body[:64]) // 4:
-        raise ValueError(
-            f"{path}, line 1: every other byte is 0, as in UTF-16 without its byte order mark. Save it as UTF-8: "
-            "iconv -f UTF-16LE -t UTF-8"
-        )
+    head = body[:64]
+    for order, zeros, text in (("LE", head[1::2], head[::2]), ("BE", head[::2], head[1::2])):
+        if not mark and zeros.count(0) > len(zeros) // 2 and 0 not in text:
+            raise ValueError(
+                f"{path}, line 1: every other byte is 0, as in UTF-16 without its byte order mark. Save it as UTF-8: "
+                f"iconv -f UTF-16{order} -t UTF-8"
+            )
     try:
         return body.decode(encoding)
     except UnicodeDecodeError as error:
