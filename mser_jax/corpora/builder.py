@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
 from tqdm import tqdm
 
 from mser_jax import storage
@@ -62,7 +63,14 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("file_format", "array_record")
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except json_format.ParseError as error:
+            folder = kwargs.get("data_dir") or default_data_dir()
+            raise ValueError(
+                f"{self.name}: a json file of what is prepared below {folder} is damaged ({error}). Delete its folder"
+                " and build again"
+            ) from error
 
     @classmethod
     def from_argument(cls, argument: str, data_dir: str = "") -> CorpusBuilder:
@@ -128,7 +136,10 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
 
     def index(self) -> pa.Table:
         """The rows of index.parquet: all Utterance fields but audio, `emobox_fold`, and ACOUSTIC_COLUMNS."""
-        return pa.parquet.read_table(pa.BufferReader(self.index_path.read_bytes()), pre_buffer=False)
+        try:
+            return pa.parquet.read_table(pa.BufferReader(self.index_path.read_bytes()), pre_buffer=False)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{self.index_path} is damaged ({error}). Delete its folder and build again") from error
 
     @property
     def report_path(self) -> epath.Path:

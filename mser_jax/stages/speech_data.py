@@ -215,7 +215,10 @@ class SpeechData:
     def _whole(self, specs: str) -> sources.MixtureTable:
         if specs not in self._unfiltered:
             data = self._config.data
-            self._unfiltered[specs] = sources.load_table(specs, data.data_dir, data.get("labels", ""))
+            try:
+                self._unfiltered[specs] = sources.load_table(specs, data.data_dir, data.get("labels", ""))
+            except RuntimeError as error:  # a corpus that is damaged, or too much of it unusable
+                raise config_lib.ConfigError(f"--config.data.corpora: {error}") from error
         return self._unfiltered[specs]
 
     def use_features(self, features: FrozenFeatures) -> None:

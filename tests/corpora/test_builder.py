@@ -175,6 +175,19 @@ def test_nothing_at_all_and_a_folder_without_index(tmp_path):
         built.prepare()
 
 
+def test_damaged_files_of_a_prepared_corpus_are_named(tmp_path):
+    built = corpus(tmp_path, [item(0)])
+    built.prepare()
+    kept = built.index_path.read_bytes()
+    for content in (b"", b"hi", kept[:-9]):
+        built.index_path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"index\.parquet is damaged .*Delete its folder and build again"):
+            built.index()
+    (built.data_path / "dataset_info.json").write_text("{")
+    with pytest.raises(ValueError, match=r"is damaged .*Delete its folder"):
+        corpus(tmp_path, [item(0)])
+
+
 def test_same_bytes_whatever_the_threads(tmp_path, mixed, monkeypatch):
     contents = []
     for threads in (1, 4):

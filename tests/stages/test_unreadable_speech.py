@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_corpora import cells, make_corpus
 
+from mser_jax import config as config_lib
 from mser_jax import stages
 from mser_jax.data import sources, unreadable
 from mser_jax.evaluation import finite, report
@@ -103,3 +104,12 @@ def test_broken_parameters_are_told_from_broken_recordings():
     with pytest.raises(finite.NotFiniteError, match=r"1 of 2 parameters of the checkpoint .* b/kernel"):
         finite.check(np.array([[np.inf]]), "scores", ["x"], params)
     assert not finite.why_broken({"a": jnp.ones(2)})
+
+
+def test_a_corpus_that_is_damaged_is_a_line(tiny, monkeypatch):
+    def damaged(*_):
+        raise RuntimeError("x is there without its index.parquet")
+
+    monkeypatch.setattr(sources, "load_table", damaged)
+    with pytest.raises(config_lib.ConfigError, match=r"^--config\.data\.corpora: x is there"):
+        stages.make(tiny()).data_size()
