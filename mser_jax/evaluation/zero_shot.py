@@ -29,6 +29,9 @@ from mser_jax.evaluation.rows import ADAPTATIONS, TOGETHER, Row, check_columns, 
 
 # A dimension that hardly varies is not blown up beyond this share of the average spread.
 _SPREAD_FLOOR = 0.1
+# Utterances of a corpus that tell too little of its speakers: their means count half. Without it, 20 to 50 utterances,
+# 3 to 8 one-sided ones a speaker, lost 0.015 UA against the corpus's mean in German and in Mandarin.
+_FEW = 50
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -90,7 +93,8 @@ def centres(
     Args:
       values: [n, d].
       columns: rows.COLUMNS as string arrays [n].
-      adapt: "none" gives zeros, "corpus" means, "speaker" means shrunk towards those.
+      adapt: "none" gives zeros, "corpus" means, "speaker" means shrunk towards those (the more, the fewer utterances
+        the corpus has).
       answers: probabilities [n, labels] after adapt="corpus"; only "speaker" needs them.
 
     Returns:
@@ -100,8 +104,10 @@ def centres(
     for _, _, where in corpora_by_language(columns) if adapt != "none" else ():
         out[where] = values[where].mean(0)
         if adapt == "speaker":
-            out[where], shrunk = pooling.speaker_means(values[where], answers[where], columns["speaker"][where])
-            fallback[where] = shrunk > 0.5
+            means, shrunk = pooling.speaker_means(values[where], answers[where], columns["speaker"][where])
+            trust = len(where) ** 4 / (len(where) ** 4 + _FEW**4)
+            out[where] += trust * (means - out[where])
+            fallback[where] = 1 - trust * (1 - shrunk) > 0.5
     return out, fallback
 
 
