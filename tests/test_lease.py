@@ -175,6 +175,7 @@ def test_evaluations_of_one_folder_keep_each_other_out_but_no_training(monkeypat
     monkeypatch.setattr(evaluate, "open_checkpoint", lambda *args: Found)
     config = toy_config()
     config.checkpoint, config.step = str(tmp_path), -1
+    (tmp_path / "checkpoints").mkdir()
     with lease.held(tmp_path):
         evaluate.run(config, str(tmp_path))
     assert len(ran) == 1
