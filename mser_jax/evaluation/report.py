@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import tomllib
@@ -79,9 +80,7 @@ def build(
     """The content of results.json, checked by `validate`.
 
     Args:
-      stage: name of the stage that made the checkpoint.
-      checkpoint: where it lies.
-      step: its training step.
+      stage, checkpoint, step: the stage that made the checkpoint, where it lies, and its training step.
       label_space: labels in the order of the confusion matrices.
       scoring: "similarity" | "label_likelihood" | "generation:EXTRACTOR" | "encoder_probe".
       trained_on: {"corpora": …, "languages": …} of the training mix.
@@ -96,11 +95,9 @@ def build(
       resamples: bootstrap draws of the averages.
       unlabelled: utterances without a canonical emotion, which no row holds (MixtureTable.unlabelled).
     """
-    left_out: dict[str, int] = {}
-    for row in rows:
-        # Every adaptation scores the same utterances: count them once.
-        for label, count in row["left_out"].items() if row["adapt"] == rows[0]["adapt"] else ():
-            left_out[label] = left_out.get(label, 0) + count
+    # Every adaptation scores the same utterances: count them once.
+    once = [row for row in rows if row["adapt"] == rows[0]["adapt"]]
+    left_out = sum((collections.Counter(row["left_out"]) for row in once), collections.Counter())
     results = {
         "stage": stage,
         "checkpoint": str(checkpoint),
@@ -117,9 +114,9 @@ def build(
         "rows": [{key: value for key, value in row.items() if key != BY_SPEAKER} for row in rows],
         "macro": macro(rows, resamples),
     }
-    results["unreadable"] = sum(row.get("unreadable", 0) for row in rows if row["adapt"] == rows[0]["adapt"])
-    results |= {"calibration": dict(calibration)} if calibration else {}
-    results |= {"incongruence": dict(incongruence)} if incongruence else {}
+    results["unreadable"] = sum(row.get("unreadable", 0) for row in once)
+    for name, found in (("calibration", calibration), ("incongruence", incongruence)):
+        results |= {name: dict(found)} if found else {}
     validate(results)
     return results
 

@@ -157,8 +157,7 @@ def make_rows(
 
     Returns:
       Rows of results.json, and BY_SPEAKER for `macro`; figures are None where no utterance could be scored, `ua_ci95`
-      and `ua_se` (bootstrap standard error) where there are fewer than two speakers.
-      Of what is unreadable the first five ids and the counts by reason are given.
+      and `ua_se` (bootstrap standard error) where there are fewer than two speakers. `unreadable_ids` has five.
 
     Raises:
       NotFiniteError: probabilities that are not finite.

@@ -42,13 +42,12 @@ def generate(
         mask: bool [B, T], True = token. Prompts of different lengths are padded anywhere; each has a token.
         max_new_tokens: static; the most that is written.
         stop_tokens: each ends the row that writes it, and is its last token.
-        temperature: static; divides the logits before a token is drawn from their softmax. 0: the most likely token,
-            the first of equal ones.
-        rng: draws tokens; needed at a temperature > 0, unused without.
+        temperature: static; divides the logits before a token is drawn. 0: the most likely one, the first of equals.
+        rng: draws tokens at a temperature > 0.
 
     Returns:
-        (tokens int32 [B, max_new_tokens], stop token included, 0 after it; how many were written, int32 [B]). Where the
-        logits are not finite a row ends with -1.
+        (tokens int32 [B, max_new_tokens], stop token included, 0 after it, -1 where the logits are not finite;
+        how many were written, int32 [B]).
 
     Raises:
         ValueError: no token to write, a temperature < 0, or > 0 without `rng`.

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -249,5 +250,8 @@ def test_without_ffmpeg_a_damaged_file_is_bad_and_a_good_one_asks_for_it(monkeyp
     with pytest.raises(ffmpeg.MissingFfmpegError):
         audio_check.load(good)
     assert refused(files.riff(files.fmt(bits=0), files.chunk(b"data", bytes(9_000)))) == Reason.UNREADABLE
+    for bits, frame in ((7, 2), (8, 2), (16, 1), (24, 2)):
+        header = files.chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, files.RATE, files.RATE * frame, frame, bits))
+        assert refused(files.riff(header, files.chunk(b"data", bytes(range(1, 251)) * 40))) == Reason.UNREADABLE
     mp3 = files.written("MP3", "MPEG_LAYER_III")
     np.testing.assert_allclose(audio_check.load(mp3)[1].duration_s, 3, atol=0.15)

@@ -97,11 +97,22 @@ def mend(encoded: bytes) -> Mended:
 
 
 def wave_format(encoded: bytes) -> tuple[int, bytes]:
-    """Read WAVE_FORMAT_… of a mended WAV, 0 where it has none, and its audio as it is encoded."""
+    """Read WAVE_FORMAT_… of a mended WAV, 0 where it has none, and its audio as it is encoded.
+
+    Raises:
+      BadAudio: the samples of PCM do not fit into the bytes that the header gives them.
+    """
     tag, audio = 0, b""
+    order = "little" if encoded[:4] != b"RIFX" else "big"
     for name, start, size in _chunks(encoded, _LAYOUTS[encoded[:4]]):
         if name == b"fmt ":
-            tag = int.from_bytes(encoded[start : start + 2], "little" if encoded[:4] != b"RIFX" else "big")
+            fields = [int.from_bytes(encoded[at : at + 2], order) for at in range(start, start + 16, 2)]
+            tag, channels, frame, bits = fields[0], fields[1], fields[6], fields[7]
+            wide = frame // channels if channels else 0
+            # Two bytes for 8 bits or less, one for 16: decoders take either, and half of them twice the length.
+            if tag == 1 and bits and wide and (8 * wide < bits or (bits <= 8 and wide > 1)):
+                detail = f"its header contradicts itself: samples of {bits} bits in {wide} bytes. Convert it again"
+                raise BadAudio(Reason.UNREADABLE, detail)
         if name == b"data":
             audio = encoded[start : start + size]
     return tag, audio
