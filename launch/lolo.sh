@@ -26,4 +26,6 @@ export TFDS_DATA_DIR=${TFDS_DATA_DIR:-$PWD/data}
 # What one run compiled the next ones need not.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}
 .venv/bin/python launch/sweep.py "configs/sweeps/lolo.py:corpora=speech_folder:$speech$options" --workdir="$workdir" "$@"
+# Runs that are only printed or submitted have no figures yet.
+case " $* " in *" --launcher=local "* | *" --launcher local "*) ;; *" --launcher"*) exit ;; esac
 .venv/bin/python tools/lolo_table.py "$workdir"

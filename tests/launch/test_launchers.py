@@ -229,6 +229,12 @@ def test_lolo_is_a_sweep_and_a_table(tmp_path):
          f"--config.init_from={tmp_path}/one/{language}/seed_{seed}", "--config.train.batch_size=8"]
         for seed in (0, 1) for language in ("de", "zh")
     ]  # fmt: skip
-    assert "UA, leave one language out" in done.stdout
+    assert "UA, leave one language out" not in done.stdout, "there is nothing to show yet"
+    there = runs / "de" / "seed_0"
+    there.mkdir(parents=True)
+    shown = subprocess.run(
+        [sys.executable, LAUNCH.parent / "tools" / "lolo_table.py", runs], capture_output=True, text=True
+    )
+    assert "UA, leave one language out" in shown.stdout
     wrong = subprocess.run([*line[:4], "lang=de"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and "lang=de: expected stage=1|2, variant=" in wrong.stderr
