@@ -271,10 +271,14 @@ class _Loader:
     def _waveforms(self, n: int, length: int) -> tuple[Batch, Fill]:
         """Silence of full length, and what puts a recording into row i of it."""
         waveform, num_samples = np.zeros((n, length), np.int16), np.full(n, length, np.int32)
-        decode = functools.lru_cache(maxsize=1)(lambda row: audio.decode(self._records.audio(row)))
+
+        def decode(row: int) -> np.ndarray:
+            return audio.decode(self._records.audio(row))
+
+        again = functools.lru_cache(maxsize=1)(decode)
 
         def fill(plan: mixture.Plan, i: int) -> None:
-            samples = self._cut(decode(plan.rows[i]), length, plan, i)
+            samples = self._cut((decode if plan.windows is None else again)(plan.rows[i]), length, plan, i)
             waveform[i, : len(samples)] = samples
             num_samples[i] = len(samples)
 
