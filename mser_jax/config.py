@@ -131,7 +131,7 @@ def _load_for(program: str, spec: str) -> ConfigDict:
 
 
 def set_value(config: ConfigDict, key: str, text: str | bool) -> None:
-    """Set dotted `key` to what `text` says in the type of the value that is there.
+    """Set dotted `key` to what `text` says in the type of the value, or of the placeholder, that is there.
 
     Raises:
         ConfigError: there is no such key, it is a section, or the text is of another type.
@@ -145,9 +145,10 @@ def set_value(config: ConfigDict, key: str, text: str | bool) -> None:
         raise ConfigError(
             f"--config.{key}={_shown(text)}: a section; expected one of its keys: {', '.join(sorted(old))}"
         )
-    if isinstance(text, bool) and not isinstance(old, bool):
+    kind = config.get_type(last)
+    if isinstance(text, bool) and kind is not bool:
         raise ConfigError(f"--{'' if text else 'no'}config.{key}: a value is missing; expected --config.{key}=VALUE")
-    name, read = _READERS.get(type(old), (f"a {type(old).__name__}", type(old)))
+    name, read = _READERS.get(kind, (f"a {kind.__name__}", kind))
     try:
         config[last] = text if isinstance(text, bool) else read(text)
     except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError, OverflowError):

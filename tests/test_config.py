@@ -123,3 +123,19 @@ def test_a_model_that_cannot_be_built_is_a_mistake_in_the_config(error):
 
     with pytest.raises(config_lib.ConfigError, match=rf"^--config\.\{{.*model\}}: {re.escape(str(error))}"):
         train.build(toy_config(), mesh_lib.make_mesh(-1, 1, 1), Impossible())
+
+
+def test_a_placeholder_takes_a_value_of_its_type():
+    config = config_lib.load("configs/evaluate.py")
+    for key, text, value in (
+        ("evaluate.bootstrap_samples", "9", 9), ("evaluate.closed_set", "True", True),
+        ("evaluate.adapt", "none", "none"), ("evaluate.closed_set", False, False),
+    ):  # fmt: skip
+        config_lib.set_value(config, key, text)
+        node = config
+        for part in key.split("."):
+            node = node[part]
+        assert node == value and type(node) is type(value)
+    for key, text in (("evaluate.bootstrap_samples", "nine"), ("evaluate.closed_set", "2"), ("evaluate.adapt", True)):
+        with pytest.raises(config_lib.ConfigError, match=key):
+            config_lib.set_value(config, key, text)

@@ -71,7 +71,7 @@ def test_anything_anywhere_in_an_annotation(corpus, tmp_path):
         content = copy.deepcopy(CONTENT[corpus])
         for _ in range(draw.randint(1, 3)):
             container, key = draw.choice(list(nodes(content)))
-            container[key] = draw.choice(ANYTHING)
+            container[key] = copy.deepcopy(draw.choice(ANYTHING))
         path.write_text(written(content), encoding="utf-8")
         source, data = str(tmp_path / "source"), str(tmp_path / f"data{number}")
         try:
