@@ -102,7 +102,7 @@ class Row:
 
 
 def _told(path: epath.Path) -> dict[str, Any] | None:
-    """The JSON of a FINISHED or ROW, None where there is none. Raises ConfigError where it is no such thing."""
+    """Read the JSON of a FINISHED or ROW; None without one. Raises ConfigError for a file of another kind."""
     try:
         told = json.loads(path.read_bytes()) if path.exists() else None
         return told and told | {"config_hash": told["config_hash"]}

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def has_tpu_chips() -> bool:
-    """Whether this host has TPU chips, as its devices tell."""
+    """Look for TPU chips among the devices of this host."""
     return any(any(pathlib.Path("/dev").glob(name)) for name in ("accel[0-9]*", "vfio/[0-9]*"))
 
 

@@ -325,7 +325,7 @@ class Checkpoints:
         return there
 
     def _resolve(self, step: int | None) -> int:
-        """A step that is there and sound; by default the newest. All processes ask alike."""
+        """Check that a step exists and is sound; by default the newest. Every process calls it with the same step."""
         there = self._there()
         if step is not None and step not in there:
             raise CheckpointError(f"No checkpoint of step {step} below {self.directory}; there are {there}.")

@@ -133,7 +133,7 @@ class Lost(threading.Event):
         self.stale_after, self.last_beat = stale_after, time.monotonic()
 
     def is_set(self) -> bool:
-        """Whether others may have the work by now. No thread has to notice it: a beat may hang."""
+        """Tell if others may have the work by now. The clock decides, as the thread that beats may hang."""
         return super().is_set() or time.monotonic() - self.last_beat >= self.stale_after
 
 
@@ -206,7 +206,7 @@ def _started(pid: int) -> str:
 
 
 def _has_ended(pid: int, started: str) -> bool:
-    """Whether a process of this machine is no longer there, or its number is another's by now."""
+    """Check that a process of this machine has ended, even where its number was given to another."""
     if started:
         return _started(pid) != started
     try:

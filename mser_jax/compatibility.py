@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one of this program and this model, and how they differ where it is not."""
+"""Compare a checkpoint with this program and this model, and name the differences."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def define_flag() -> flags.FlagHolder:
 def parse_flags(argv: Sequence[str], program: str = "mser_jax.main", usage: str = "") -> list[str]:
     """`flags_parser` for absl: parses `argv`, a wrong `--config…` becomes one readable line and exit code 2.
 
-    Of several values for one key the last counts, whatever the key's type and wherever --config stands.
+    The last of several values for one key counts, whatever the key's type and wherever --config stands.
 
     Args:
       program: the one of PROGRAMS that asks; configs that another runs are refused.

@@ -59,7 +59,7 @@ def open_checkpoint(run: str, step: int, change: Callable[[ConfigDict], ConfigDi
     return Checkpoint(config, stage, params, mesh, number, where.run)
 
 
-# Of runs that are older than the key.
+# Values for runs that are older than the key.
 _OLDER = {
     "closed_set": False,
     "adapt": "none",
@@ -75,8 +75,8 @@ _OLDER = {
 def merged_config(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
     """The config a checkpoint was trained with, under what `config` (configs/evaluate.py) says of data and scoring.
 
-    What `config` leaves None, or of text empty, is as the run had it: data, filters and protocol of its evaluation. Its
-    corpora become the corpora that are scored. Empty filters of languages are no filters.
+    Values that `config` leaves None, and empty texts, are taken from the run: data, filters and protocol of its
+    evaluation. Its corpora become the corpora that are scored. An empty filter of languages keeps all of them.
     """
     out = trained.copy_and_resolve_references()
     out.mesh = config.mesh

@@ -117,7 +117,7 @@ def read(path: os.PathLike | str) -> bytes:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Tells what is no fault of the storage as BadAudio."""
+    """Raise BadAudio for errors that are not the storage's."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

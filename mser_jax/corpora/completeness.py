@@ -21,7 +21,7 @@ class PartialCorpusError(RuntimeError):
 
 @dataclasses.dataclass
 class Found:
-    """What a source gives: number of utterances, and of these by speaker (as the corpus calls them), language, label.
+    """Count the utterances of a source, in all and by speaker (as the corpus names them), language and label.
 
     absent: parts that are known to be missing, in words.
     """
